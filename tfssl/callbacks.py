@@ -1,0 +1,139 @@
+"""What happens beside the steps of `fit`: phases, the log, evaluation, TensorBoard, checkpoints."""
+
+import csv
+import math
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfssl import evaluate, pictures
+from tfssl.errors import UserError
+
+
+class Phases(keras.callbacks.Callback):
+    """Lets the method change its phase before the step that begins one."""
+
+    def __init__(self, run, batches):
+        super().__init__()
+        self.run, self.batches = run, batches
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.run.method.enter(self.run.step, self.batches)
+
+
+class Table:
+    """A CSV file that grows by rows; rows after `step`, of a run that was cut, are dropped on opening."""
+
+    def __init__(self, path, columns, step):
+        self.path, self.columns = path, columns
+        rows = [row for row in read_table(path) if int(row["step"]) <= step]
+        self.seconds = max((float(row.get("seconds") or 0) for row in rows), default=0.0)
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows({key: row.get(key, "") for key in columns} for row in rows)
+
+    def add(self, row):
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns).writerow({**dict.fromkeys(self.columns, ""), **row})
+
+
+def read_table(path):
+    """The complete rows of a CSV file; a last row that was cut in writing is left out."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [row for row in rows if row["step"] and None not in row.values()]
+
+
+class Log(keras.callbacks.Callback):
+    """history.csv and TensorBoard: the mean of every term since the last row. Stops when a loss is not finite."""
+
+    def __init__(self, run, writer):
+        super().__init__()
+        self.run, self.writer = run, writer
+        names = [*run.method.terms, *run.method.watched]
+        self.table = Table(run.folder / "history.csv", ["step", "seconds", "learning_rate", *names], run.step)
+        self.before, self.started = self.table.seconds, time.monotonic()
+
+    @property
+    def seconds(self):
+        return self.before + time.monotonic() - self.started
+
+    def on_train_batch_end(self, batch, logs=None):
+        step, training = self.run.step, self.run.settings.training
+        bad = [name for name, value in logs.items() if not math.isfinite(value)]
+        if bad:
+            raise UserError(
+                f"step {step}: {', '.join(bad)} is not finite; the checkpoints in {self.run.folder} are kept; "
+                f"lower training.learning_rate (now {training.learning_rate:g})"
+            )
+        if step % training.log_every and step != training.steps:
+            return
+        rate = float(self.run.method.optimizer.learning_rate)
+        row = {"step": step, "seconds": f"{self.seconds:.1f}", "learning_rate": f"{rate:.6g}"}
+        self.table.add({**row, **{name: f"{value:.6g}" for name, value in logs.items()}})
+        with self.writer.as_default(step):
+            for name, value in {"learning_rate": rate, **logs}.items():
+                tf.summary.scalar(f"training/{name}", value)
+        self.run.method.reset_metrics()
+
+
+class Evaluate(keras.callbacks.Callback):
+    """evaluations.csv and TensorBoard: the deployed network on the validation data, and what is watched."""
+
+    columns = ("step", "miou", "pixel_accuracy", "pseudo_label_miou", "pseudo_label_accuracy", "total_variation")
+
+    def __init__(self, run, writer):
+        super().__init__()
+        self.run, self.writer = run, writer
+        self.table = Table(run.folder / "evaluations.csv", self.columns, run.step)
+
+    def on_train_batch_end(self, batch, logs=None):
+        step, training = self.run.step, self.run.settings.training
+        if step % training.evaluate_every and step != training.steps:
+            return
+        run = self.run
+        score = evaluate.scores(evaluate.logits_of(run.method.deployed), run.source.validation, run.task)
+        row = {"miou": score["miou"], "pixel_accuracy": score["pixel_accuracy"]}
+        if run.source.held_out is not None:
+            row |= evaluate.watch(run.method, run.source.held_out, run.task)
+        self.table.add({"step": step, **{name: f"{value:.5f}" for name, value in row.items()}})
+        print(f"\nstep {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in row.items()), flush=True)
+        with self.writer.as_default(step):
+            for name, value in row.items():
+                tf.summary.scalar(f"evaluation/{name}", value)
+            tf.summary.image("prediction", np.stack([examples_row(run, index)[0] for index in range(1)]))
+
+
+class Save(keras.callbacks.Callback):
+    """A checkpoint every so many steps and after the last."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+
+    def on_train_batch_end(self, batch, logs=None):
+        step, training = self.run.step, self.run.settings.training
+        if step % training.checkpoint_every == 0 or step == training.steps:
+            self.run.checkpoints.save(step)
+
+
+def examples_row(run, index):
+    """(contact-sheet row uint8 [h,w,3], name) of a validation example: image, truth, prediction, confidence."""
+    examples, palette = run.source.validation, run.settings.task.palette
+    image, label = examples.image(index), examples.label(index).numpy()
+    logits = run.method.deployed(image[None], training=False)["logits"]
+    probability = run.task.activation(tf.image.resize(logits, label.shape))[0].numpy()
+    mask = probability.argmax(-1)
+    ignore = run.task.ignore_index
+    row = [
+        np.uint8(tf.image.resize(image, label.shape)),
+        pictures.colorize(label, palette, ignore),
+        pictures.colorize(mask, palette, ignore),
+        pictures.confidence_map(probability.max(-1)),
+    ]
+    return pictures.contact_sheet([row], ["image", "truth", "prediction", "confidence"]), examples.names[index]

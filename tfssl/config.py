@@ -1,0 +1,200 @@
+"""The JSON file as typed, validated settings. An unknown key is an error that names the nearest known one.
+
+The sections `data`, each of `networks` and `method` take, beside the keys listed here, the keyword arguments of the
+function or class they name: its signature is the one place that says what they are called and what they default to.
+"""
+
+import contextlib
+import difflib
+import inspect
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+
+from tfssl.errors import UserError
+
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+
+
+class Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=False)
+
+
+class OpenSection(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+
+
+class Weak(Section):
+    """The weak view's geometry; a mirrored image only where the data allow it (flip null: as the source says)."""
+
+    scale: tuple[pydantic.PositiveFloat, pydantic.PositiveFloat] = (0.5, 1.5)
+    flip: bool | None = None
+    rotation: pydantic.NonNegativeFloat = 0.0
+    translation: pydantic.NonNegativeFloat = 0.0
+
+
+class Strong(Section):
+    operations: pydantic.NonNegativeInt = 2
+    magnitude: Share = 1.0
+    blur: Share = 0.5
+    grayscale: Share = 0.2
+
+
+class Data(OpenSection):
+    source: str = "digit_scenes"
+    crop: tuple[pydantic.PositiveInt, pydantic.PositiveInt] = (96, 96)
+    weak: Weak = Weak()
+    strong: Strong = Strong()
+
+
+class Task(Section):
+    name: Literal["segmentation"] = "segmentation"
+    classes: list[str] | None = None
+    palette: list[tuple[int, int, int]] | None = None
+    ignore_index: int = 255
+
+
+class Named(OpenSection):
+    name: str
+
+
+class Training(Section):
+    steps: pydantic.PositiveInt = 1000
+    labeled_batch: pydantic.PositiveInt = 4
+    unlabeled_batch: pydantic.PositiveInt = 4
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: pydantic.PositiveFloat = 0.02
+    head_factor: pydantic.PositiveFloat = 1.0
+    weight_decay: pydantic.NonNegativeFloat = 1e-4
+    learning_rate_warm_up: pydantic.NonNegativeInt = 0
+    checkpoint_every: pydantic.PositiveInt = 200
+    evaluate_every: pydantic.PositiveInt = 500
+    log_every: pydantic.PositiveInt = 20
+    strategy: Literal["default", "one", "mirrored"] = "default"
+    xla: bool | Literal["auto"] = "auto"
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+
+
+class Evaluation(Section):
+    protocol: Literal["whole"] = "whole"
+    pictures: pydantic.NonNegativeInt = 8
+
+
+class Export(Section):
+    saved_model: bool = True
+    onnx: bool = True
+
+
+class Config(Section):
+    about: str = ""
+    seed: int = 0
+    deterministic: bool = False
+    data: Data = Data()
+    task: Task = Task()
+    networks: list[Named] = [Named(name="deeplab_v3_plus")]
+    method: Named
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    export: Export = Export()
+
+
+def load(path, overrides=()):
+    """The settings of a JSON file with `a.b.c=JSON` overrides laid over it."""
+    return parse(override(read_json(path), overrides), path)
+
+
+def read_json(path):
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a JSON object {{...}}")
+    return content
+
+
+def override(content, overrides):
+    """`content` with each "a.b.c=JSON" set; a value that is not JSON is taken as text; list items go by number."""
+    for text in overrides:
+        place, equals, value = text.partition("=")
+        if not equals or not place:
+            raise UserError(f"--set {text}: write it as a.b.c=VALUE")
+        with contextlib.suppress(json.JSONDecodeError):
+            value = json.loads(value)
+        *path, last = place.split(".")
+        inside = content
+        try:
+            for key in path:
+                inside = inside[int(key)] if isinstance(inside, list) else inside.setdefault(key, {})
+            inside[int(last) if isinstance(inside, list) else last] = value
+        except (ValueError, IndexError, TypeError, AttributeError):
+            raise UserError(f"--set {text}: there is no place {place} in the configuration") from None
+    return content
+
+
+def parse(content, path):
+    try:
+        return Config.model_validate(content)
+    except pydantic.ValidationError as error:
+        raise UserError(f"{path}: {_explain(error, Config)}") from None
+
+
+def arguments(function, section, place, skip=()):
+    """The keyword arguments that a section of the file gives to `function`, validated, with defaults filled in.
+
+    function: what the section names; its annotated keyword-only parameters are the known keys. section: a dict of
+    what the user wrote. skip: parameters that come from elsewhere.
+    """
+    model = signature_model(function, skip)
+    try:
+        return dict(model.model_validate(section))
+    except pydantic.ValidationError as error:
+        raise UserError(_explain(error, model, place)) from None
+
+
+def signature_model(function, skip=()):
+    fields = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in skip:
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            fields[name] = (parameter.annotation, default)
+    return pydantic.create_model("Arguments", __config__={"extra": "forbid", "arbitrary_types_allowed": True}, **fields)
+
+
+def choose(table, name, place):
+    """The entry of an explicit table by its name in the file."""
+    if name not in table:
+        raise UserError(f"{place}: unknown name {name!r}{_nearest(name, table)}")
+    return table[name]
+
+
+def _nearest(name, known):
+    close = difflib.get_close_matches(str(name), list(known), 1, 0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def _explain(error, model, place=""):
+    """The first of pydantic's complaints as one sentence."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    name = ".".join(filter(None, [place, *path]))
+    if first["type"] == "extra_forbidden":
+        return f"{name}: unknown key{_nearest(path[-1], _keys(model, path[:-1]))}"
+    if first["type"] == "missing":
+        return f"{name}: is missing"
+    return f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}, but it is {json.dumps(first['input'], default=str)}"
+
+
+def _keys(model, path):
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (inspect.isclass(annotation) and issubclass(annotation, pydantic.BaseModel)):
+            break
+        model = annotation
+    return model.model_fields

@@ -1,0 +1,125 @@
+"""Geometry (weak) and photometry (strong) of one image: a random key goes in, tensors come out.
+
+They run on single images inside a tf.data map and keep no state. Both draw from the key itself: give each
+call a key of its own.
+"""
+
+import functools
+import math
+
+import tensorflow as tf
+
+from tfssl.data import photometry
+
+PADDING = 127.0  # mid-gray, which the networks' normalisation takes to about 0
+BLUR_SIGMA = (0.1, 2.0)  # pixels
+
+
+def weak(image, label, key, *, crop, scale=(0.5, 1.5), flip=True, rotation=0.0, translation=0.0,
+         ignore_index=255):  # fmt: skip
+    """Random scaling, cropping and mirroring, and if wanted rotation and translation, in one resampling.
+
+    image: float32 [H,W,3], 0..255; label: integer [H,W], or None for an unlabeled image; key: int32 [2].
+    crop: (h, w) of the result in pixels. scale: range of the one factor for both sides of the image.
+    rotation: at most so many degrees either way about the crop's centre. translation: at most this fraction
+    of the crop either way, along each side. What then lies outside of the image is padding.
+
+    Returns image float32 [h,w,3], label int32 [h,w] or None, valid bool [h,w]; in the padding the image is
+    PADDING, the label ignore_index and valid False. The image is interpolated bilinearly, the label by
+    nearest neighbour at the same places. The random draws do not depend on whether there is a label. Random
+    scale and crop as in DeepLab (Chen et al., arXiv:1606.00915, section 4).
+    """
+    matrix = _crop_to_image(tf.shape(image)[:2], key, crop, scale, flip, rotation, translation)
+    valid = _within(tf.shape(image)[:2], matrix, crop)
+    image = tf.where(valid[..., None], _resample(image, matrix, crop, "BILINEAR"), PADDING)
+    if label is not None:
+        label = _resample(tf.cast(label, tf.int32)[..., None], matrix, crop, "NEAREST")[..., 0]
+        label = tf.where(valid, label, ignore_index)
+    return image, label, valid
+
+
+def strong(image, key, *, operations=2, magnitude=1.0, blur=0.5, grayscale=0.2):
+    """Random changes of colour that leave every pixel in its place.
+
+    image: float32 [H,W,3], 0..255, H and W at least 7; key: int32 [2]. Returns the same shape and range.
+    operations: how many of photometry.OPERATIONS are drawn, with replacement, each with a strength of its own
+    that is uniform up to `magnitude` (0..1) either way: RandAugment without its geometric operations (Cubuk
+    et al., arXiv:1909.13719), the strengths random as in FixMatch (Sohn et al., arXiv:2001.07685, section
+    2.3). Then with probability `blur` a Gaussian blur of 0.1 to 2 pixels, and with probability `grayscale`
+    the colours go, as in SimCLR (Chen et al., arXiv:2002.05709, appendix A).
+    """
+    draws = tf.random.stateless_uniform([2 * operations + 3], key)
+    blurs, sigma, grays = tf.unstack(draws[2 * operations :])
+    for number in range(operations):
+        choice, strength = draws[2 * number], magnitude * (2.0 * draws[2 * number + 1] - 1.0)
+        image = _one_of(photometry.OPERATIONS, choice, image, strength)
+    blurred = functools.partial(photometry.gaussian_blur, image, _between(BLUR_SIGMA, sigma))
+    image = tf.cond(blurs < blur, blurred, lambda: image)
+    image = tf.cond(grays < grayscale, lambda: photometry.grayscale(image), lambda: image)
+    return tf.clip_by_value(image, 0.0, 255.0)  # weights that sum to 1 do so only up to rounding
+
+
+def _one_of(functions, choice, image, strength):
+    """The operation that the uniform draw `choice` falls on, done on the image."""
+    branches = [functools.partial(function, image, strength) for function in functions]
+    changed = tf.switch_case(tf.cast(choice * len(functions), tf.int32), branches)
+    return tf.ensure_shape(changed, image.shape)
+
+
+def _crop_to_image(size, key, crop, scale, flip, rotation, translation):
+    """The random affine map [2,3] from a pixel (x, y, 1) of the crop to its place (x, y) in the image.
+
+    size: int32 [2], the image's (H, W).
+    """
+    draws = tf.random.stateless_uniform([7], key)
+    size = tf.cast(size, tf.float32)
+    scaled = tf.maximum(tf.round(size * _between(scale, draws[0])), 1.0)
+    height, width = (float(side) for side in crop)
+    # Whole pixels, so that an image that is not scaled is copied and not blurred.
+    shift = tf.round([height, width] * (2.0 * draws[3:5] - 1.0) * translation)
+    corner = _corner(scaled - [height, width], draws[1:3]) - shift
+    mirror = tf.where(flip & (draws[5] < 0.5), -1.0, 1.0)
+    angle = math.radians(rotation) * (2.0 * draws[6] - 1.0)
+    cosine, sine = tf.cos(angle), tf.sin(angle)
+
+    linear = tf.stack([[cosine * mirror, -sine], [sine * mirror, cosine]])
+    centre = tf.constant([width - 1.0, height - 1.0]) / 2.0
+    offset = centre + corner[::-1] - tf.linalg.matvec(linear, centre)  # scaled pixels, x before y
+    factor = (size / scaled)[::-1]
+    # Pixel centres lie at half pixels: the first pixel's centre is 0.5 from the border at every scale.
+    return tf.concat([linear * factor[:, None], ((offset + 0.5) * factor - 0.5)[:, None]], axis=1)
+
+
+def _corner(room, draws):
+    """The crop's upper left corner (y, x) in the scaled image: negative where the crop is the larger one."""
+    return tf.sign(room) * tf.floor(draws * (tf.abs(room) + 1.0))
+
+
+def _within(size, matrix, crop):
+    """Whether each pixel of the crop lies in the image: bool [h,w]."""
+    y, x = (tf.range(side, dtype=tf.float32) for side in crop)
+    height, width = tf.unstack(tf.cast(size, tf.float32))
+    inside = True
+    for row, side in zip(tf.unstack(matrix), (width, height), strict=True):
+        place = row[0] * x + (row[1] * y + row[2])[:, None]
+        inside &= (place >= -0.5) & (place <= side - 0.5)
+    return inside
+
+
+def _resample(image, matrix, crop, interpolation):
+    """The crop [h,w,C] of an image [H,W,C]; the image's border pixels go on outside of it."""
+    transform = tf.concat([tf.reshape(matrix, [1, 6]), tf.zeros([1, 2])], axis=1)
+    resampled = tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=transform,
+        output_shape=tf.constant(crop, tf.int32),
+        fill_value=0.0,
+        interpolation=interpolation,
+        fill_mode="NEAREST",
+    )[0]
+    return tf.ensure_shape(resampled, [*crop, image.shape[-1]])
+
+
+def _between(limits, draw):
+    low, high = limits
+    return low + (high - low) * draw

@@ -1,0 +1,271 @@
+"""Before training: is every file named in the lists one that can be trained on?
+
+Each file is read and decoded once, by the same functions that training reads it with. What was found in
+it (a size, the label's values, or why it cannot be used) is remembered by its size and time of change, so
+that the next run opens only what has changed. All bad files are named, never only the first.
+"""
+
+import hashlib
+import io
+import json
+import os
+import stat
+import struct
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from tfssl.errors import UserError
+
+MOST_PIXELS = 64_000_000  # a PNG of a few kilobytes can decode to gigabytes
+CACHE_FORMAT = f"1, TensorFlow {tf.__version__}"  # another decoder may judge otherwise: forget everything
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+GRAY, PALETTE = 0, 3  # the PNG colour types an index label may have
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One line of a list. `image`, `label`: resolved paths; `name`, `label_name`: as the list has them."""
+
+    name: str
+    image: str
+    label_name: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is in a file: its pixels and, of a label, the values that occur; or why it cannot be used."""
+
+    height: int = 0
+    width: int = 0
+    values: tuple[int, ...] = ()
+    problem: str | None = None
+
+
+class BadFile(Exception):
+    """The file cannot be used; the message completes the sentence "FILE: ..."."""
+
+
+def decode_image(contents):
+    """The bytes of a JPEG or PNG (string tensor) -> uint8 [H, W, 3], RGB; gray is repeated, alpha dropped."""
+    return tf.io.decode_image(contents, channels=3, expand_animations=False)
+
+
+def decode_label(contents):
+    """The bytes of an 8-bit index or palette PNG -> int32 [H, W] NumPy array of class indices.
+
+    Not TensorFlow's decoder: it returns a palette PNG's luminance in place of its index.
+    """
+    if isinstance(contents, np.ndarray):  # how numpy_function hands over a string outside of a graph
+        contents = contents.item()
+    with Image.open(io.BytesIO(contents)) as label:
+        return np.asarray(label, np.int32)
+
+
+def inspect(contents, role):
+    """Decode the bytes of one file; role is "image" or "label". Returns a Finding, also of garbage."""
+    try:
+        height, width = _size_in_header(contents, role)
+        if height * width > MOST_PIXELS:
+            raise BadFile(f"has {height} x {width} pixels, more than {MOST_PIXELS // 10**6} million")
+        if role == "image":
+            decode_image(contents)
+            return Finding(height, width)
+        Image.open(io.BytesIO(contents)).verify()  # checksums, which decoding alone passes over
+        counts = np.bincount(decode_label(contents).ravel())
+        return Finding(height, width, tuple(int(value) for value in np.flatnonzero(counts)))
+    except BadFile as error:
+        return Finding(problem=str(error))
+    except (MemoryError, tf.errors.ResourceExhaustedError):  # says nothing of the file
+        raise
+    except Exception:  # decoders raise whatever they like on garbage
+        return Finding(problem="is corrupt or cut short: it cannot be decoded")
+
+
+def _size_in_header(contents, role):
+    if contents.startswith(PNG) and contents[12:16] == b"IHDR":
+        width, height, depth, colour = struct.unpack(">IIBB", contents[16:26])
+        if role == "image" and depth > 8:
+            raise BadFile("has 16 bits a channel; convert it to 8")
+        if role == "label" and (colour, depth) != (GRAY, 8) and colour != PALETTE:
+            kind = f"{depth}-bit gray" if colour == GRAY else "a colour picture or has transparency"
+            raise BadFile(f"is {kind}; convert to index (8 bits, one channel of class numbers)")
+        return height, width
+    if contents.startswith(JPEG):
+        if role == "label":
+            raise BadFile("is a JPEG, which changes class numbers; labels must be 8-bit index PNGs")
+        height, width, _ = tf.io.extract_jpeg_shape(contents).numpy()
+        return int(height), int(width)
+    if not contents:
+        raise BadFile("is empty")
+    raise BadFile("is neither a JPEG nor a PNG" if role == "image" else "is not a PNG")
+
+
+class Memory:
+    """Findings of earlier runs, one file for each root. A cache never breaks a run: at worst it forgets."""
+
+    def __init__(self, root, directory=None):
+        directory = os.path.expanduser(directory or os.environ.get("TFSSL_CACHE") or "~/.cache/tfssl")
+        self.path = os.path.join(directory, f"files-{hashlib.sha256(root.encode()).hexdigest()[:16]}.json")
+        self.entries, self.changed = {}, False
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                stored = json.load(file)
+            if stored["format"] == CACHE_FORMAT:
+                files = stored["files"].items()
+                self.entries = {key: (signature, Finding(**found)) for key, (signature, found) in files}
+        except Exception:  # missing, unreadable or damaged in any way
+            self.entries = {}
+
+    def recall(self, role, path, signature):
+        known, finding = self.entries.get(f"{role} {path}", (None, None))
+        return finding if known == signature else None
+
+    def remember(self, role, path, signature, finding):
+        self.entries[f"{role} {path}"] = (signature, finding)
+        self.changed = True
+
+    def save(self):
+        if not self.changed:
+            return
+        files = {key: (signature, asdict(finding)) for key, (signature, finding) in self.entries.items()}
+        temporary = None
+        try:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            with tempfile.NamedTemporaryFile(
+                "w", dir=os.path.dirname(self.path), suffix=".tmp", delete=False, encoding="utf-8"
+            ) as file:
+                temporary = file.name
+                json.dump({"format": CACHE_FORMAT, "files": files}, file)
+            os.replace(temporary, self.path)
+        except OSError:  # read-only home, full disk
+            if temporary and os.path.exists(temporary):
+                os.remove(temporary)
+
+
+class Progress:
+    """Files done of all, on stderr: an updating line on a terminal, else a line every five seconds.
+
+    A check of less than a second shows nothing.
+    """
+
+    def __init__(self, total):
+        self.total, self.shown, self.terminal = total, False, sys.stderr.isatty()
+        self.next = time.monotonic() + 1
+
+    def show(self, done):
+        last = done == self.total
+        if time.monotonic() < self.next and not (last and self.shown):
+            return
+        self.shown, self.next = True, time.monotonic() + (0.2 if self.terminal else 5)
+        text = f"checking files: {done} of {self.total}"
+        if self.terminal:
+            print(f"\r{text}", end="\n" if last else "", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _find(role, path, memory):
+    """The Finding of one file on disk; opened only if no earlier finding holds for it."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return Finding(problem="is not a file")
+        signature = [status.st_size, status.st_mtime_ns]
+        finding = memory.recall(role, path, signature)
+        if finding is None:
+            with open(path, "rb") as file:
+                finding = inspect(file.read(), role)
+            memory.remember(role, path, signature, finding)
+        return finding
+    except FileNotFoundError:
+        return Finding(problem="does not exist")
+    except OSError as error:  # not remembered: rights and disks change without the file changing
+        return Finding(problem=f"cannot be read ({error.strerror})")
+
+
+def _find_all(files, memory):
+    """{(role, path): Finding} of a set of (role, path), decoded in as many threads as there are cores."""
+    progress, findings = Progress(len(files)), {}
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        pending = {pool.submit(_find, role, path, memory): (role, path) for role, path in files}
+        for done, future in enumerate(as_completed(pending), start=1):
+            findings[pending[future]] = future.result()
+            progress.show(done)
+    finally:  # an interrupted check keeps what it has found
+        pool.shutdown(cancel_futures=True)
+        memory.save()
+    return findings
+
+
+def _problems(pair, findings, classes, ignore_index, must_teach):
+    """Yield (file, problem) for what is wrong with one pair."""
+    image = findings["image", pair.image]
+    if image.problem:
+        yield pair.name, image.problem
+    if pair.label is None:
+        return
+    label = findings["label", pair.label]
+    if label.problem:
+        yield pair.label_name, label.problem
+        return
+    if not image.problem and (image.height, image.width) != (label.height, label.width):
+        sizes = f"{label.height} x {label.width} pixels, but its image {pair.name}"
+        yield pair.label_name, f"is {sizes} is {image.height} x {image.width}"
+    strange = [value for value in label.values if value >= classes and value != ignore_index]
+    if strange:
+        allowed = f"0 to {classes - 1} for task.classes and task.ignore_index {ignore_index}"
+        yield pair.label_name, f"has values {', '.join(map(str, strange))}; allowed are {allowed}"
+    if must_teach and list(label.values) == [ignore_index]:
+        yield pair.label_name, f"has no labeled pixel: all are task.ignore_index {ignore_index}"
+
+
+def check(sets, *, root, classes, ignore_index, on_bad_file, cache=None):
+    """Check every image and label of `sets` ({name: list of Pair}); return the sets that can be used.
+
+    A bad file is one that is missing, not decodable, of the wrong kind or too large; a label also if its
+    size is not its image's, if it has a value that is no class (`classes`: their number), or if it is in
+    the set "labeled" and ignores every pixel. on_bad_file="fail" raises a UserError whose details name all
+    of them; "skip" names them on stderr and leaves their pairs out. `cache` is a directory.
+    """
+    files = {("image", pair.image) for pairs in sets.values() for pair in pairs}
+    files |= {("label", pair.label) for pairs in sets.values() for pair in pairs if pair.label is not None}
+    findings = _find_all(sorted(files), Memory(root, cache))
+    bad, usable = {}, {}
+    for name, pairs in sets.items():
+        usable[name] = []
+        for pair in pairs:
+            problems = list(_problems(pair, findings, classes, ignore_index, name == "labeled"))
+            for file, problem in problems:
+                bad.setdefault(f"{file}: {problem}", {})[f"data.{name}"] = True
+            if not problems:
+                usable[name].append(pair)
+    lines = [f"{line} [{', '.join(lists)}]" for line, lists in bad.items()]
+    if lines and on_bad_file == "fail":
+        raise UserError(
+            f"{len(lines)} bad file(s) under data.root {root}, named above; mend them,"
+            ' or set data.on_bad_file to "skip"',
+            lines,
+        )
+    _report_skipped(sets, usable, lines)
+    return usable
+
+
+def _report_skipped(sets, usable, lines):
+    empty = [f"data.{name}" for name, pairs in usable.items() if not pairs]
+    if empty:
+        raise UserError(f"no usable example is left in {', '.join(empty)}; bad files are named above", lines)
+    for line in lines:
+        print(f"  {line}", file=sys.stderr)
+    for name, pairs in sets.items():
+        if len(usable[name]) < len(pairs):
+            left_out = len(pairs) - len(usable[name])
+            print(f"warning: {left_out} of {len(pairs)} examples of data.{name} left out", file=sys.stderr)

@@ -1,0 +1,36 @@
+"""The one shape every data source has for the rest of the library."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A finite set of examples, each read by its index inside a tf.data map.
+
+    image(index): float32 [H, W, 3], RGB 0..255, already at the configured size.
+    label(index): int32 [h, w] at the label's own size, or None where there are no labels: an unlabeled
+        set has no way to its labels at all.
+    """
+
+    names: tuple[str, ...]
+    image: Callable
+    label: Callable | None = None
+
+    @property
+    def count(self):
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Source:
+    """All sets of one data source. `flips` says whether a mirrored image still means the same."""
+
+    labeled: Examples
+    unlabeled: Examples
+    validation: Examples
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    test: Examples | None = None
+    held_out: Examples | None = None
+    flips: bool = True

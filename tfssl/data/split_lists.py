@@ -1,0 +1,185 @@
+"""Images and labels named by text files, as the splits of VOC and Cityscapes are published.
+
+A list has one example a line, `IMAGE LABEL`, relative to the root (a leading "/" too, as in some published
+lists); blank lines and lines beginning with "#" are passed over. An unlabeled list may name labels, but
+they are dropped here, as text: nothing in the program has a way to those files.
+"""
+
+import os
+import sys
+from collections import Counter
+from dataclasses import replace
+from typing import Literal
+
+import tensorflow as tf
+
+from tfssl.data.check import Pair, check, decode_image, decode_label
+from tfssl.data.examples import Examples, Source
+from tfssl.errors import UserError
+
+TRAINING, EVALUATION = ("labeled", "unlabeled"), ("validation", "test")
+
+
+def split_lists(
+    *,
+    root: str,
+    labeled: str,
+    unlabeled: str | None = None,
+    validation: str,
+    test: str | None = None,
+    held_out: str | None = None,
+    partition: str | None = None,
+    size: tuple[int, int] | None = None,
+    flips: bool = True,
+    on_bad_file: Literal["fail", "skip"] = "fail",
+    classes: tuple[str, ...],
+    palette: tuple[tuple[int, int, int], ...] | None = None,
+    ignore_index: int = 255,
+) -> Source:
+    """The Source of a dataset on disk; every file of it is checked before this returns.
+
+    labeled, unlabeled, validation, test, held_out: list files, relative to root; `{partition}` in them is
+    replaced. Without an unlabeled list the labeled images, without their labels, are the unlabeled ones.
+    held_out: images with labels, none of them in the labeled list, to watch pseudo-labels on.
+    size: (height, width) in pixels that every image is resized to; None keeps each image's own.
+    on_bad_file: "fail" or "skip", see tfssl.data.check.check.
+    """
+    if size is not None and min(size) < 1:
+        raise UserError(f"data.size is {list(size)}; it must be [height, width] in pixels, or null")
+    if palette is not None and len(palette) != len(classes):
+        raise UserError(f"task.palette has {len(palette)} colours for {len(classes)} task.classes")
+    if not os.path.isdir(root):
+        raise UserError(f"data.root {root} is not a directory; it is relative to where the command runs")
+    root = os.path.realpath(root)
+    lists = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation, "test": test}
+    lists["held_out"] = held_out
+    sets = _read_lists(root, _list_paths(root, lists, partition))
+    _refuse_overlaps(sets)
+    _warn_of_duplicates(sets)
+    sets = check(sets, root=root, classes=len(classes), ignore_index=ignore_index, on_bad_file=on_bad_file)
+    sets.setdefault("unlabeled", [replace(pair, label=None, label_name=None) for pair in sets["labeled"]])
+    return Source(
+        **{name: _examples(pairs, size) for name, pairs in sets.items()},
+        classes=tuple(classes),
+        palette=tuple(map(tuple, palette)) if palette is not None else default_palette(len(classes)),
+        flips=flips,
+    )
+
+
+def default_palette(count):
+    """`count` RGB colours far apart, black first: the bits of the class number spread over the channels.
+
+    The palette of the VOC labels: bits 0, 1, 2 become the top bits of red, green, blue, the next three the
+    second ones, and so on.
+    """
+
+    def intensity(number, channel):
+        return sum((number >> (3 * place + channel) & 1) << (7 - place) for place in range(8))
+
+    return tuple(tuple(intensity(number, channel) for channel in range(3)) for number in range(count))
+
+
+def _list_paths(root, lists, partition):
+    """{set name: path of its list}, of the sets that are given."""
+    given = {name: path for name, path in lists.items() if path is not None}
+    with_partition = [f"data.{name}" for name, path in given.items() if "{partition}" in path]
+    if with_partition and partition is None:
+        raise UserError(f"{', '.join(with_partition)} has {{partition}}, but data.partition is not given")
+    if partition is not None and not with_partition:
+        raise UserError(f"data.partition is {partition}, but no list path has {{partition}} in it")
+    return {
+        name: os.path.join(root, path.replace("{partition}", partition) if partition is not None else path)
+        for name, path in given.items()
+    }
+
+
+def _read_lists(root, paths):
+    """{set name: list of Pair}; one error names every missing list, else one every malformed line."""
+    missing = [f"data.{name}: no file {path}" for name, path in paths.items() if not os.path.isfile(path)]
+    if missing:
+        raise UserError("list file(s) missing, named above; list paths are relative to data.root", missing)
+    complaints, sets = [], {}
+    for name, path in paths.items():
+        sets[name] = list(_read_list(root, name, path, complaints))
+    if complaints:
+        raise UserError(
+            "list line(s) named above cannot be used; paths are relative to data.root and stay inside it",
+            complaints,
+        )
+    for name, path in paths.items():
+        if not sets[name]:
+            raise UserError(f"data.{name}: the list {path} names no example")
+    return sets
+
+
+def _read_list(root, name, path, complaints):
+    """Yield the pairs of one list; what is wrong with its lines is appended to `complaints`."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = file.read().splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.{name}: the list {path} cannot be read as text ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        where = f"data.{name}: {path}, line {number}"
+        if "\0" in line or len(words) > 2 or (len(words) == 1 and name != "unlabeled"):
+            expected = "IMAGE, or IMAGE LABEL" if name == "unlabeled" else "IMAGE LABEL"
+            complaints.append(f"{where}: expected {expected}, found {line.strip()!r}")
+            continue
+        if name == "unlabeled":
+            words = words[:1]  # from here on the label is unknown to the program
+        names = [word.lstrip("/") for word in words]
+        files = [os.path.realpath(os.path.join(root, word)) for word in names]
+        outside = [word for word, file in zip(words, files, strict=True) if not _is_inside(file, root)]
+        complaints += [f"{where}: {word} leads outside of data.root" for word in outside]
+        if not outside:
+            label_name, label = (names[1], files[1]) if len(words) == 2 else (None, None)
+            yield Pair(names[0], files[0], label_name, label)
+
+
+def _is_inside(path, root):
+    return path.startswith(os.path.join(root, ""))
+
+
+def _refuse_overlaps(sets):
+    """No image is trained on and evaluated on; none of the held-out ones has its label shown in training."""
+    forbidden = [(one, other) for one in TRAINING for other in EVALUATION] + [("labeled", "held_out")]
+    shared = []
+    for one, other in forbidden:
+        images = {pair.image for pair in sets.get(one, ())}
+        both = [pair.name for pair in sets.get(other, ()) if pair.image in images]
+        shared += [f"{name}: in data.{one} and data.{other}" for name in both]
+    if shared:
+        raise UserError("training and evaluation share the images named above; take them out of one", shared)
+
+
+def _warn_of_duplicates(sets):
+    """Published lists do hold duplicates, and training bears them: they only count more often."""
+    for name, pairs in sets.items():
+        times = Counter(pair.image for pair in pairs)
+        repeated = {pair.image: pair.name for pair in pairs if times[pair.image] > 1}
+        if repeated:
+            print(
+                f"warning: data.{name} names more than once: {', '.join(repeated.values())}", file=sys.stderr
+            )
+
+
+def _examples(pairs, size):
+    """Examples of checked pairs; without a label function where the pairs have no labels."""
+    images = [pair.image for pair in pairs]
+    labels = [pair.label for pair in pairs]
+
+    def image(index):
+        pixels = decode_image(tf.io.read_file(tf.gather(images, index)))
+        if size is None:
+            return tf.ensure_shape(tf.cast(pixels, tf.float32), [None, None, 3])
+        return tf.ensure_shape(tf.image.resize(pixels, size, "bilinear", antialias=True), [*size, 3])
+
+    def label(index):
+        contents = tf.io.read_file(tf.gather(labels, index))
+        indices = tf.numpy_function(decode_label, [contents], tf.int32, stateful=False)
+        return tf.ensure_shape(indices, [None, None])
+
+    return Examples(tuple(pair.name for pair in pairs), image, None if labels[0] is None else label)

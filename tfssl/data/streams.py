@@ -1,0 +1,68 @@
+"""The paired stream: batch n is a pure function of (seed, n), so resuming at step n replays nothing.
+
+{"labeled": (image [B,H,W,3], label [B,H,W]),
+ "unlabeled": (weak [B,H,W,3], valid [B,H,W], strong [B,H,W,3], ...)}
+
+One strong view per learner that asks for one, each with its own colours over the same geometry as the weak view;
+`valid` is False where the crop went past the image. The two streams are shuffled independently and anew each epoch,
+so which labeled image meets which unlabeled one changes all the time.
+"""
+
+import tensorflow as tf
+
+from tfssl.data import augment
+from tfssl.randomness import fold
+
+LABELED, UNLABELED = 1, 2  # the two streams' numbers in the random keys
+
+
+def paired_stream(source, *, seed, start, stop, labeled_batch, unlabeled_batch, strong_views, crop, ignore_index,
+                  weak=None, strong=None):  # fmt: skip
+    """The batches start..stop-1 as a tf.data.Dataset. `weak` and `strong` are arguments of augment's functions."""
+    geometry = {**(weak or {}), "crop": tuple(crop), "ignore_index": ignore_index}
+    if geometry.get("flip") is None:
+        geometry["flip"] = source.flips
+
+    def labeled(index, key):
+        image = source.labeled.image(index)
+        label = like_image(source.labeled.label(index), image)
+        image, label, _ = augment.weak(image, label, key, **geometry)
+        return image, label
+
+    def unlabeled(index, key):
+        image, _, valid = augment.weak(source.unlabeled.image(index), None, key, **geometry)
+        views = [augment.strong(image, fold(key, 1 + view), **(strong or {})) for view in range(strong_views)]
+        return image, valid, *views
+
+    streams = {"labeled": _stream(source.labeled.count, labeled, [seed, LABELED], start, stop, labeled_batch)}
+    if unlabeled_batch:
+        key = [seed, UNLABELED]
+        streams["unlabeled"] = _stream(source.unlabeled.count, unlabeled, key, start, stop, unlabeled_batch)
+    return tf.data.Dataset.zip(streams).prefetch(2)
+
+
+def like_image(label, image):
+    """A label [h, w] at the image's height and width, by nearest neighbour."""
+    resized = tf.image.resize(label[..., None], tf.shape(image)[:2], method="nearest")[..., 0]
+    return tf.ensure_shape(resized, image.shape[:2])
+
+
+def order(position, count, batch, key):
+    """The example at `position` of an endless shuffled stream (int64 tensors): a fresh permutation each epoch.
+
+    Where there are enough examples an epoch is a whole number of batches (the remainder, different each time, waits
+    for a later epoch), so that no batch holds an image twice and mixing partners are different images.
+    """
+    epoch_length = count - count % batch if count >= batch else count
+    epoch = position // epoch_length
+    seed = fold(fold(tf.constant(key, tf.int32), 0), epoch)
+    return tf.random.experimental.index_shuffle(position % epoch_length, seed=seed, max_index=count - 1)
+
+
+def _stream(count, load, key, start, stop, batch):
+    def example(position):
+        return load(order(position, count, batch, key), fold(fold(tf.constant(key, tf.int32), 1), position))
+
+    positions = tf.data.Dataset.range(start * batch, stop * batch)
+    loaded = positions.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return loaded.batch(batch, drop_remainder=True)

@@ -1,0 +1,39 @@
+"""Networks that follow other networks: mean teachers (Tarvainen and Valpola, NeurIPS 2017, arXiv:1703.01780)."""
+
+import keras
+import tensorflow as tf
+
+
+def twin(network, name=None):
+    """A copy with equal weights and variables of its own, which no gradient and no optimizer reaches."""
+    copy = keras.models.clone_model(network)  # re-initialises: the weights must be set
+    copy.set_weights(network.get_weights())
+    copy.trainable = False
+    if name:
+        copy.name = name
+    return copy
+
+
+def follow(target, source, decay, statistics="copy"):
+    """target <- decay * target + (1 - decay) * source, weight by weight, in float32.
+
+    statistics: what happens to the non-trainable weights (batch-norm means and variances) of the source. "copy"
+    takes the source's values, as ProDA's code does; they are moving averages already. "average" treats them like
+    all others: an average of averages, which remembers the far larger variances of the first steps for long.
+    """
+    decay = tf.cast(decay, tf.float32)
+    trained = {id(variable) for variable in source.trainable_variables}
+    for mine, theirs in zip(target.weights, source.weights, strict=True):
+        if not mine.dtype.startswith("float"):
+            continue
+        if statistics == "copy" and id(theirs) not in trained:
+            mine.assign(theirs)
+        else:
+            new = decay * tf.cast(mine.value, tf.float32) + (1 - decay) * tf.cast(theirs.value, tf.float32)
+            mine.assign(tf.cast(new, mine.dtype))
+
+
+def warmed_up(decay, updates):
+    """min(1 - 1/(updates + 1), decay): the first update copies, then the mean of all steps until `decay` is reached."""
+    updates = tf.cast(updates, tf.float32)
+    return tf.minimum(1 - 1 / (updates + 1), decay)

@@ -1,0 +1,91 @@
+"""Scores of networks on labeled examples, by one accumulating confusion matrix at the labels' own size."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfssl import errors
+
+
+def scores(predict, examples, task):
+    """The scores of predict(image [1,H,W,3]) -> logits [1,H,W,C] over all examples, as task.scores gives them.
+
+    Logits are enlarged (bilinearly) to the label's size before the class is taken: the published protocol at
+    original image size, whatever size the network reads. Padding does not occur; ignored pixels are not counted.
+    """
+
+    @tf.function(reduce_retracing=True)
+    def confusion(index):
+        label = examples.label(index)
+        logits = predict(examples.image(index)[None])
+        logits = tf.image.resize(tf.cast(logits, tf.float32), tf.shape(label), method="bilinear")
+        return task.confusion(label, task.decode(logits)[0])
+
+    total = np.zeros([task.channels] * 2, np.int64)
+    for index in range(examples.count):
+        total += confusion(tf.constant(index, tf.int64)).numpy()
+    return task.scores(total)
+
+
+def score_networks(networks, examples, task):
+    """The scores of each network by its role: {role: {"miou", "per_class_iou", "pixel_accuracy"}}."""
+    return {role: scores(logits_of(network), examples, task) for role, network in networks.items()}
+
+
+def logits_of(network):
+    return lambda image: network(image, training=False)["logits"]
+
+
+def watch(method, examples, task, most=64):
+    """What is told of learning on held-out labeled images: pseudo-label scores, and the coupling of the teachers.
+
+    The labels are looked at only here, never learned from. The first `most` examples serve.
+    """
+
+    @tf.function(reduce_retracing=True)
+    def measure(index):
+        image = examples.image(index)[None]
+        label = examples.label(index)
+        pseudo, coupling = method.pseudo_labels(image), method.coupling(image)
+        confusion = None
+        if pseudo is not None:
+            pseudo = tf.image.resize(pseudo[..., None], tf.shape(label), method="nearest")[0, ..., 0]
+            confusion = task.confusion(label, pseudo)
+        return {"confusion": confusion, "coupling": coupling}
+
+    found = [measure(tf.constant(index, tf.int64)) for index in range(min(examples.count, most))]
+    row = {}
+    if found and found[0]["confusion"] is not None:
+        result = task.scores(sum(each["confusion"].numpy() for each in found))
+        row |= {"pseudo_label_miou": result["miou"], "pseudo_label_accuracy": result["pixel_accuracy"]}
+    if found and found[0]["coupling"] is not None:
+        row["total_variation"] = float(np.mean([each["coupling"].numpy() for each in found]))
+    return row
+
+
+def main(arguments=None):
+    from tfssl import runs  # the commands know runs; the functions above do not
+
+    parser = argparse.ArgumentParser(prog="python -m tfssl.evaluate", description=main.__doc__ or __doc__)
+    parser.add_argument("run", type=Path, help="the folder of a finished or interrupted run")
+    parser.add_argument("--on", default="validation", choices=["validation", "test", "held_out"])
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=JSON", help="change the run's configuration")
+    given = parser.parse_args(arguments)
+    run = runs.reopen(given.run, given.set)
+    examples = getattr(run.source, given.on)
+    if examples is None:
+        raise errors.UserError(f"{given.run}: its data has no {given.on} set; name one in data.{given.on}")
+    result = {"on": given.on, "images": examples.count, "step": run.step,
+              "networks": score_networks(run.method.roles, examples, run.task)}  # fmt: skip
+    path = given.run / f"metrics_{given.on}.json"
+    runs.write_json(path, result)
+    for role, score in result["networks"].items():
+        print(f"{role:12s} mIoU {100 * score['miou']:6.2f} %   pixel accuracy {100 * score['pixel_accuracy']:6.2f} %")
+    print(json.dumps({"wrote": str(path)}))
+
+
+if __name__ == "__main__":
+    errors.run(main)

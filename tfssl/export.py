@@ -1,0 +1,210 @@
+"""The deployed network as a SavedModel and an ONNX file, published only if both compute what Keras computes.
+
+Both take raw RGB images of any height and width; the normalisation is inside the network. A mask is uint8,
+or int32 where there are more than 256 classes.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import keras
+import onnx
+import tensorflow as tf
+import tf2onnx
+
+from tfssl import errors, runs
+from tfssl.errors import UserError
+from tfssl.parity import PARITY_SIZES, ExportError, check_parity
+
+OPSET = 17  # ONNX Runtime 1.12 and later
+
+
+def export(
+    network,
+    folder,
+    *,
+    classes,
+    palette,
+    ignore_index,
+    saved_model=True,
+    onnx=True,
+    version=None,
+    metadata=None,
+    sizes=PARITY_SIZES,
+):
+    """Write folder/saved_model/<version>/ and folder/onnx/model.onnx, check both and publish them.
+
+    network: the Functional model that ships, float32; classes: names; palette: [red, green, blue] per class;
+    version: the SavedModel's number, by default the next free one; metadata: JSON values to store in the
+    ONNX file; sizes: (height, width) pairs at which the files are compared with Keras.
+
+    Everything is written beside its place and renamed into it after the comparison: a server that watches
+    the folder never meets a partial or a wrong version. The ONNX file has no versions: the last wins.
+    Returns {"saved_model": path, "version": number, "onnx": path, "parity": rows, "seconds": float}, which is
+    also in folder/parity.json with paths relative to the folder.
+    """
+    started = time.perf_counter()
+    channels = network.output["logits"].shape[-1]
+    if len(classes) != channels:
+        raise UserError(f"task.classes names {len(classes)} classes, the network predicts {channels}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    destinations, written = {}, {}
+    if saved_model:
+        version = _free_version(folder / "saved_model", version)
+        written["version"] = version
+        destinations["saved_model"] = f"saved_model/{version}"
+    if onnx:
+        destinations["onnx"] = "onnx/model.onnx"
+
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+        parts = {name: Path(partial, destination) for name, destination in destinations.items()}
+        for part in parts.values():
+            part.parent.mkdir()
+        if saved_model:
+            write_saved_model(network, parts["saved_model"])
+        if onnx:
+            facts = {"classes": classes, "palette": palette, "ignore_index": ignore_index}
+            write_onnx(network, parts["onnx"], {**(metadata or {}), **facts})
+        written["parity"] = check_parity(network, parts.get("saved_model"), parts.get("onnx"), sizes)
+        written["seconds"] = round(time.perf_counter() - started, 2)
+        report = Path(partial, "parity.json")
+        report.write_text(json.dumps({**destinations, **written}, indent=2) + "\n")
+        for name, destination in destinations.items():
+            _publish(parts[name], folder / destination)
+        _publish(report, folder / "parity.json")
+    return {**{name: folder / destination for name, destination in destinations.items()}, **written}
+
+
+def _free_version(parent, version):
+    """The given version number, or the next; servers read 1 and 001 as the same number, and so do we."""
+    names = [path.name for path in parent.iterdir()] if parent.is_dir() else []
+    taken = {int(name) for name in names if name.isdecimal()}
+    if version is None:
+        return max(taken, default=0) + 1
+    if not isinstance(version, int) or version < 1:
+        raise UserError(f"export version {version!r}: give a whole number from 1 on")
+    if version in taken:
+        place = parent / str(version)
+        raise UserError(f"{place} exists: choose another version, a published one never changes")
+    return version
+
+
+def _publish(part, destination):
+    """Move a finished file or folder to its place in one step."""
+    destination.parent.mkdir(exist_ok=True)
+    try:
+        os.replace(part, destination)
+    except OSError as error:
+        raise UserError(f"{destination}: cannot publish the export there ({error.strerror})") from error
+
+
+def _prediction(network):
+    """A function from images [B,H,W,3] to the network's mask [B,H,W] and probabilities [B,H,W,C]."""
+    channels = network.output["logits"].shape[-1]
+    mask_type = tf.uint8 if channels <= 256 else tf.int32
+
+    def predict(image):
+        logits = network(tf.cast(image, tf.float32), training=False)["logits"]
+        mask = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        return {"mask": tf.cast(mask, mask_type), "probabilities": tf.nn.softmax(logits)}
+
+    return predict
+
+
+def write_saved_model(network, path):
+    """Write a SavedModel with three signatures, whose batch, height and width are free.
+
+    serving_default: image uint8 [B,H,W,3] -> mask [B,H,W]; probabilities: the same image -> probabilities
+    float32 [B,H,W,C]; encoded: image_bytes string [B], JPEG or PNG files of any mix of sizes -> mask_bytes
+    string [B], PNG files (16 bits where there are more than 256 classes) at each image's own size.
+    """
+    image = tf.TensorSpec([None, None, None, 3], tf.uint8, name="image")
+    image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
+    predict = tf.function(_prediction(network), [image])  # traced once, shared by the signatures
+
+    def serving_default(image):
+        return {"mask": predict(image)["mask"]}
+
+    def probabilities(image):
+        return {"probabilities": predict(image)["probabilities"]}
+
+    def segment_file(content):
+        image = tf.io.decode_image(content, channels=3, expand_animations=False)
+        mask = predict(image[None])["mask"][0, :, :, None]
+        return tf.io.encode_png(mask if mask.dtype == tf.uint8 else tf.cast(mask, tf.uint16))
+
+    def encoded(image_bytes):
+        # One image at a time: the network itself uses every core, and memory holds one image's features.
+        masks = tf.map_fn(segment_file, image_bytes, parallel_iterations=1, fn_output_signature=tf.string)
+        return {"mask_bytes": masks}
+
+    archive = keras.export.ExportArchive()
+    archive.track(network)
+    archive.add_endpoint("serving_default", serving_default, [image])
+    archive.add_endpoint("probabilities", probabilities, [image])
+    archive.add_endpoint("encoded", encoded, [image_bytes])
+    archive.write_out(str(path), verbose=False)
+
+
+def write_onnx(network, path, metadata):
+    """Write an ONNX file: image float32 [batch,height,width,3], RGB 0..255 -> mask, probabilities [...,C].
+
+    metadata: JSON values, stored one by one as JSON text in the file's metadata_props.
+    """
+    image = tf.TensorSpec([None, None, None, 3], tf.float32, name="image")
+    model, _ = tf2onnx.convert.from_function(tf.function(_prediction(network)), [image], opset=OPSET)
+    for value in [*model.graph.input, *model.graph.output]:
+        dimensions = value.type.tensor_type.shape.dim[:3]
+        for dimension, name in zip(dimensions, ("batch", "height", "width"), strict=True):
+            dimension.dim_param = name
+    del model.graph.value_info[:]  # the converter's guesses, under the old names of the dimensions
+    pixels = {"Image.BitmapPixelFormat": "Rgb8", "Image.NominalPixelRange": "NominalRange_0_255"}
+    values = {name: json.dumps(value) for name, value in metadata.items()}
+    onnx.helper.set_model_props(model, {**pixels, **values})
+    onnx.checker.check_model(model, full_check=True)
+    _check_resizes(model.graph)
+    onnx.save(model, path)
+
+
+def _check_resizes(graph):
+    """TensorFlow samples at pixel centres; any other convention shifts every mask by part of a pixel."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _check_resizes(attribute.g)
+        modes = [item.s for item in node.attribute if item.name == "coordinate_transformation_mode"]
+        if node.op_type == "Resize" and modes not in ([], [b"half_pixel"]):  # absent: half_pixel
+            raise ExportError(f"onnx: {node.name} resizes with {modes[0].decode()}, not with half_pixel")
+
+
+def export_run(run, miou=None):
+    """Export the network of a run that ships, as its configuration says; {what: path}, empty if nothing was wanted."""
+    settings = run.settings
+    if not (settings.export.saved_model or settings.export.onnx):
+        return {}
+    facts = {"method": settings.method.name, "step": run.step, "miou": miou, "input": "RGB 0..255, normalised inside"}
+    written = export(
+        runs.plain_deployed(run), run.folder / "export", classes=list(settings.task.classes),
+        palette=[list(colour) for colour in settings.task.palette], ignore_index=settings.task.ignore_index,
+        saved_model=settings.export.saved_model, onnx=settings.export.onnx, metadata=facts,
+    )  # fmt: skip
+    return {name: written[name] for name in ("saved_model", "onnx") if name in written}
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m tfssl.export", description="Export the network of a run again, "
+                                     "as the next version.")  # fmt: skip
+    parser.add_argument("run", help="the folder of a run that has a checkpoint")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=JSON", help="change the run's configuration")
+    given = parser.parse_args(arguments)
+    for name, place in export_run(runs.reopen(given.run, given.set, data=False)).items():
+        print(f"{name}: {place}")
+
+
+if __name__ == "__main__":
+    errors.run(main)

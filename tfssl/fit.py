@@ -1,0 +1,117 @@
+"""python -m tfssl.fit CONFIG: from one JSON file to a trained, scored, reported and exported network.
+
+The way of the data: configuration -> source -> paired stream -> method over networks -> Keras fit -> scores ->
+pictures and report -> SavedModel and ONNX. The same command again continues a run that was cut.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import tensorflow as tf
+
+from tfssl import callbacks, config, errors, evaluate, export, report, runs
+from tfssl.data.streams import paired_stream
+from tfssl.pictures import save_png
+
+
+def fit(path, overrides=(), output_dir=None):
+    """Run the configuration of a JSON file to its end; the run's folder."""
+    settings = runs.resolve(config.load(path, overrides), path)
+    folder = Path(output_dir or Path("runs") / Path(path).stem)
+    make_deterministic(settings)
+    source = runs.make_source(settings)
+    settings = runs.with_classes(settings, source)
+    runs.claim(folder, settings)
+    run = runs.build(settings, folder, source)
+    if run.checkpoints.restore():
+        print(f"{folder}: going on after step {run.step} of {settings.training.steps}")
+    seconds = train(run)
+    finish(run, seconds)
+    return folder
+
+
+def make_deterministic(settings):
+    keras.utils.set_random_seed(settings.seed)
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def train(run):
+    """The steps that are left, by Keras's fit; an epoch is what lies between two evaluations."""
+    training = run.settings.training
+    writer = tf.summary.create_file_writer(str(run.folder / "tensorboard"))
+    log = callbacks.Log(run, writer)
+    beside = [callbacks.Phases(run, lambda: batches(run, 0, one_epoch(run))), log,
+              callbacks.Evaluate(run, writer), callbacks.Save(run)]  # fmt: skip
+    while run.step < training.steps:  # first what is left of a cut epoch, then all the others at once
+        length = min(training.evaluate_every - run.step % training.evaluate_every, training.steps - run.step)
+        whole = (training.steps - run.step) // training.evaluate_every if length == training.evaluate_every else 1
+        first = run.step // training.evaluate_every
+        run.method.fit(batches(run, run.step, run.step + whole * length), initial_epoch=first, epochs=first + whole,
+                       steps_per_epoch=length, callbacks=beside, shuffle=False,
+                       verbose=1 if os.isatty(1) else 2)  # fmt: skip
+    writer.close()
+    return log.seconds
+
+
+def batches(run, start, stop):
+    """The paired batches start..stop-1 of a run, as its method wants them."""
+    settings, training = run.settings, run.settings.training
+    return paired_stream(
+        run.source, seed=settings.seed, start=start, stop=stop, labeled_batch=training.labeled_batch,
+        unlabeled_batch=training.unlabeled_batch if run.method.uses_unlabeled else 0,
+        strong_views=run.method.strong_views, crop=settings.data.crop, ignore_index=run.task.ignore_index,
+        weak=settings.data.weak.model_dump(), strong=settings.data.strong.model_dump(),
+    )  # fmt: skip
+
+
+def one_epoch(run):
+    """Steps in which every unlabeled and every labeled image is seen at least about once."""
+    training = run.settings.training
+    return max(-(-run.source.labeled.count // training.labeled_batch),
+               -(-run.source.unlabeled.count // training.unlabeled_batch))  # fmt: skip
+
+
+def finish(run, seconds):
+    """Scores of all networks, pictures, exports, report."""
+    settings, folder = run.settings, run.folder
+    networks = evaluate.score_networks(run.method.roles, run.source.validation, run.task)
+    facts = {"steps": run.step, "seconds": round(seconds, 1), "method": settings.method.name}
+    deployed = next(iter(networks.values()))
+    metrics = {**deployed, **facts, "images": run.source.validation.count, "protocol": settings.evaluation.protocol,
+               "networks": {role: {**score, **facts} for role, score in networks.items()}}  # fmt: skip
+    runs.write_json(folder / "metrics.json", metrics)
+    draw_examples(run)
+    exports = export.export_run(run, deployed["miou"])
+    page = report.write(folder)
+    print(f"mIoU {100 * deployed['miou']:.2f} % on {run.source.validation.count} validation images")
+    print(" ".join([f"report: {page}", *(f"{name}: {place}" for name, place in exports.items())]))
+
+
+def draw_examples(run):
+    """pictures/example_00.png ...: image, truth, prediction and confidence, spread over the validation data."""
+    folder = run.folder / "pictures"
+    folder.mkdir(exist_ok=True)
+    count = min(run.settings.evaluation.pictures, run.source.validation.count)
+    for number in range(count):
+        row, _ = callbacks.examples_row(run, number * run.source.validation.count // count)
+        save_png(folder / f"example_{number:02d}.png", row)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m tfssl.fit", description="Train what a JSON file describes, "
+                                     "score it, report on it and export it; again, to continue a cut run.")  # fmt: skip
+    parser.add_argument("config", help="the JSON file, for example configs/robust_mutual.json")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B.C=JSON",
+                        help="change one value of the file; any number of times")  # fmt: skip
+    parser.add_argument("--output-dir", help="the run's folder (default: runs/<name of the file>)")
+    given = parser.parse_args(arguments)
+    fit(given.config, given.set, given.output_dir)
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,12 @@
+"""One page per method, and the table of all: the name in the configuration, and the class."""
+
+from tfssl.methods.mean_teacher import CutMix, MeanTeacher
+from tfssl.methods.robust_mutual import RobustMutual
+from tfssl.methods.supervised import Supervised
+
+METHODS = {
+    "supervised": Supervised,
+    "mean_teacher": MeanTeacher,
+    "cutmix": CutMix,
+    "robust_mutual": RobustMutual,
+}

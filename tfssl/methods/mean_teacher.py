@@ -1,0 +1,95 @@
+"""Mean teacher, and CutMix on top of it: the classic consistency baselines."""
+
+from typing import Literal
+
+import tensorflow as tf
+
+from tfssl import losses, mixing
+from tfssl.ema import follow, twin, warmed_up
+from tfssl.methods.base import SemiSupervised, chain
+from tfssl.randomness import fold, noise
+from tfssl.schedules import steps_of
+
+MIX, NOISE = 1, 2  # what the random keys of a step are for
+
+
+class MeanTeacher(SemiSupervised):
+    """weak --> teacher --predictions--> student <-- strong;  student --EMA--> teacher
+
+    Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017, arXiv:1703.01780.
+
+    consistency: "squared_error" between the two softmax outputs (the paper), or "cross_entropy" with the teacher's
+    hard pseudo-labels, as Zhang et al. (arXiv:2106.00609, eq. 2) use it. threshold: a pixel below that confidence
+    has no part. mix: "cutmix" mixes unlabeled images, and what the teacher said of them, by one mask. The
+    consistency weight rises linearly from 0 over `ramp_up` (the paper's is sigmoid-shaped; both only keep the first
+    steps free of it). student_view: the image the student sees, "strong" or "weak".
+    """
+
+    terms = ("supervised", "consistency")
+    watched = ("used_pixels",)
+
+    def __init__(self, networks, task, *, ema_decay: float = 0.999, consistency_weight: float = 1.0,
+                 consistency: Literal["squared_error", "cross_entropy"] = "squared_error", threshold: float = 0.0,
+                 mix: Literal["none", "cutmix"] = "none", student_view: Literal["strong", "weak"] = "strong",
+                 ramp_up: float = 0.1, **shared):  # fmt: skip
+        super().__init__(task, **shared)
+        (self.student,) = networks
+        self.teacher = twin(self.student)
+        self.roles = {"teacher": self.teacher, "student": self.student}
+        self.ema_decay, self.consistency_weight, self.threshold = ema_decay, consistency_weight, threshold
+        self.consistency, self.mix = consistency, mix
+        self.strong_views = 1 if student_view == "strong" else 0
+        self.ramp_up = steps_of(ramp_up, self.steps)
+        self.built = True
+
+    def learn(self, batch):
+        (image, label), (weak, valid, *strong) = batch["labeled"], batch["unlabeled"]
+        step = self.optimizer.iterations + 0
+        key = self.key()
+        weight = self.consistency_weight * tf.minimum(1.0, tf.cast(step, tf.float32) / max(self.ramp_up, 1))
+
+        def terms():
+            target = self.task.activation(self.teacher(weak, training=False)["logits"])
+            sure = losses.confident(target, self.threshold) * tf.cast(valid, tf.float32)
+            seen, target, sure, inside = self.mixed(fold(key, MIX), strong[0] if strong else weak, target, sure, valid)
+            with noise(fold(key, NOISE)):
+                logits = self.student(chain(image, seen), training=True)["logits"]
+            supervised, consistent = logits[: image.shape[0]], logits[image.shape[0] :]
+            return {
+                "supervised": self.task.loss(label, supervised),
+                "consistency": weight * self.disagreement(target, consistent, sure, inside),
+            }, losses.masked_mean(sure, inside)
+
+        minimised, used = self.minimize(terms, [self.student], self.optimizer)
+        follow(self.teacher, self.student, warmed_up(self.ema_decay, step))
+        return self.track(minimised, used_pixels=used)
+
+    def mixed(self, key, *tensors):
+        return mixing.cutmix(key, *tensors) if self.mix == "cutmix" else tensors
+
+    def disagreement(self, target, logits, sure, inside):
+        """Mean over the pixels inside the image of the chosen distance, times 1 where the teacher is sure."""
+        if self.consistency == "cross_entropy":
+            ignore = self.task.ignore_index
+            return losses.cross_entropy(losses.pseudo_label(target, inside, ignore), logits, sure, ignore)
+        return losses.squared_error(target, self.task.activation(logits), sure, inside)
+
+    def pseudo_labels(self, image):
+        return self.task.decode(self.teacher(image, training=False)["logits"])
+
+
+class CutMix(MeanTeacher):
+    """Mean teacher whose student sees CutMix images: French et al., BMVC 2020, arXiv:1906.01916.
+
+    Their values: mixing by one random box of half the area, squared error, confidence threshold 0.97, which here
+    selects pixels (the paper scales the whole loss by the share of confident pixels).
+    """
+
+    def __init__(self, networks, task, *, ema_decay: float = 0.99, consistency_weight: float = 1.0,
+                 consistency: Literal["squared_error", "cross_entropy"] = "squared_error", threshold: float = 0.97,
+                 mix: Literal["none", "cutmix"] = "cutmix", student_view: Literal["strong", "weak"] = "weak",
+                 ramp_up: float = 0.0, **shared):  # fmt: skip
+        super().__init__(
+            networks, task, ema_decay=ema_decay, consistency_weight=consistency_weight, consistency=consistency,
+            threshold=threshold, mix=mix, student_view=student_view, ramp_up=ramp_up, **shared,
+        )  # fmt: skip

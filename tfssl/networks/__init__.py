@@ -1,0 +1,23 @@
+"""The networks: every one a Functional model from `image` to {"logits", "features"}."""
+
+import keras
+
+from tfssl.networks.deeplab import deeplab_v3_plus
+from tfssl.networks.segformer import segformer
+
+NETWORKS = {"deeplab_v3_plus": deeplab_v3_plus, "segformer": segformer}
+
+
+def build(name: str, *, classes: int, seed: int, **arguments) -> keras.Model:
+    """The network `name` of NETWORKS, by its keyword arguments; equal seeds give bitwise equal weights.
+
+    Initialisers draw from Keras's global generator: this seeds it.
+    """
+    keras.utils.set_random_seed(seed)
+    return NETWORKS[name](classes, **arguments)
+
+
+def head_variables(network: keras.Model) -> list[keras.Variable]:
+    """The trainable variables outside of the layer `backbone`, for a learning-rate factor of their own."""
+    backbone = {id(variable) for variable in network.get_layer("encoder").get_layer("backbone").variables}
+    return [variable for variable in network.trainable_variables if id(variable) not in backbone]

@@ -1,0 +1,53 @@
+"""SGD and Adam as the papers use them: L2 weight decay inside the gradient, and a faster head.
+
+Keras has no parameter groups and its SGD's own `weight_decay` is decoupled, so both are done here, per variable.
+"""
+
+import keras
+import tensorflow as tf
+
+
+class _Grouped:
+    """Mixed into an optimizer: per-variable learning-rate factors, and L2 decay of kernels (SGD)."""
+
+    _factors = {}
+
+    def set_factors(self, variables, factor):
+        """`variables` learn at `factor` times the learning rate."""
+        self._factors = {self._get_variable_index(variable): factor for variable in variables}
+
+    def update_step(self, gradient, variable, learning_rate):
+        # Under a strategy `variable` is one replica's part of a Keras variable: only its index tells which.
+        factor = self._factors.get(self._get_variable_index(variable), 1.0)
+        super().update_step(self._decayed(gradient, variable), variable, learning_rate * factor)
+
+    def _decayed(self, gradient, variable):
+        return gradient
+
+
+class SGD(_Grouped, keras.optimizers.SGD):
+    """Momentum SGD with weight decay as L2: gradient + decay * weight, on all kernels, none on biases and norms."""
+
+    def __init__(self, learning_rate, momentum=0.9, l2=0.0, **arguments):
+        super().__init__(learning_rate, momentum=momentum, **arguments)
+        self.l2 = l2
+
+    def _decayed(self, gradient, variable):
+        if not self.l2 or len(variable.shape) < 2:
+            return gradient
+        return gradient + tf.cast(self.l2, gradient.dtype) * tf.cast(tf.convert_to_tensor(variable), gradient.dtype)
+
+
+class AdamW(_Grouped, keras.optimizers.AdamW):
+    """Keras's AdamW (decoupled decay) with learning-rate factors."""
+
+
+def build(name, learning_rate, weight_decay, variables, head, head_factor):
+    """The optimizer over exactly `variables`, built eagerly so that its slots exist before any checkpoint."""
+    if name == "sgd":
+        optimizer = SGD(learning_rate, momentum=0.9, l2=weight_decay)
+    else:
+        optimizer = AdamW(learning_rate, weight_decay=weight_decay)
+    optimizer.build(variables)
+    optimizer.set_factors(head, head_factor)
+    return optimizer

@@ -1,0 +1,107 @@
+"""Whether exported files compute what the network computes in Keras: the check that an export must pass."""
+
+import io
+
+import numpy as np
+import onnxruntime
+import tensorflow as tf
+from PIL import Image
+
+PARITY_SIZES = (64, 96), (75, 101)  # the second is divisible by no stride
+TOLERANCE = {"saved_model": 1e-5, "onnx": 1e-4}  # of probabilities
+MASK_AGREEMENT = {"saved_model": 1.0, "onnx": 0.9999}  # of the pixels that are no near-tie
+
+
+class ExportError(RuntimeError):
+    """An exported file does not compute what the network computes."""
+
+
+def structured_images(batch, height, width, seed=0):
+    """Smooth random blobs, one hard-edged rectangle and a little noise: uint8 [batch,height,width,3]."""
+    random = np.random.default_rng(seed)
+    images = np.empty([batch, height, width, 3], np.float32)
+    for image in images:
+        coarse = Image.fromarray(random.integers(0, 256, [5, 7, 3], np.uint8))
+        image[:] = coarse.resize((width, height), Image.Resampling.BICUBIC)
+        image[height // 4 : height // 2, width // 3 : 2 * width // 3] = random.integers(0, 256, 3)
+    return np.clip(images + random.normal(0, 4, images.shape), 0, 255).astype(np.uint8)
+
+
+def check_parity(network, saved_model=None, onnx=None, sizes=PARITY_SIZES):
+    """Compare the files with the network in Keras on structured images, two at a time; raise ExportError.
+
+    saved_model, onnx: paths, or None to leave one out; sizes: (height, width) pairs. Probabilities may differ
+    by TOLERANCE; masks must agree at MASK_AGREEMENT of the pixels, leaving out those whose two best classes
+    this tolerance may swap. Returns one row per file and size: {"runtime", "height", "width",
+    "max_difference", "mask_agreement", "compared": share of pixels that were no near-tie}.
+    """
+    runtimes = {}
+    if saved_model is not None:
+        runtimes["saved_model"] = _saved_model_runtime(saved_model)
+    if onnx is not None:
+        runtimes["onnx"] = _onnx_runtime(onnx)
+    rows = []
+    for height, width in sizes:
+        images = structured_images(2, height, width)
+        expected = tf.nn.softmax(network(tf.cast(images, tf.float32), training=False)["logits"]).numpy()
+        for name, run in runtimes.items():
+            row = {"runtime": name, "height": height, "width": width}
+            row |= _compare(expected, *run(images), TOLERANCE[name])
+            _require_parity(row)
+            rows.append(row)
+    return rows
+
+
+def _saved_model_runtime(path):
+    """The SavedModel as a function: images -> probabilities, [mask, mask out of the PNG files]."""
+    loaded = tf.saved_model.load(str(path))
+
+    def run(images):
+        call = loaded.signatures  # asked of the loaded object, which owns the variables
+        probabilities = call["probabilities"](image=tf.constant(images))["probabilities"].numpy()
+        direct = call["serving_default"](image=tf.constant(images))["mask"].numpy()
+        files = tf.stack([tf.io.encode_png(image) for image in images])
+        pictures = call["encoded"](image_bytes=files)["mask_bytes"]
+        decoded = np.stack([Image.open(io.BytesIO(picture)) for picture in pictures.numpy()])
+        return probabilities, [direct, decoded]
+
+    return run
+
+
+def _onnx_runtime(path):
+    """The ONNX file as a function: images -> probabilities, [mask]."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(images):
+        feed = {"image": images.astype(np.float32)}
+        mask, probabilities = session.run(["mask", "probabilities"], feed)
+        return probabilities, [mask]
+
+    return run
+
+
+def _compare(expected, probabilities, masks, tolerance):
+    """The numbers of one row: arrays [B,H,W,C] twice and a list of masks [B,H,W]."""
+    if probabilities.shape != expected.shape or any(mask.shape != expected.shape[:-1] for mask in masks):
+        shapes = [list(array.shape) for array in (probabilities, *masks)]
+        raise ExportError(f"outputs have the shapes {shapes}, Keras gives {list(expected.shape)}")
+    second, best = np.moveaxis(np.sort(expected, axis=-1)[..., -2:], -1, 0)
+    clear = best - second > 2 * tolerance  # one may fall and the other rise by the tolerance
+    equal = [(mask == expected.argmax(axis=-1))[clear] for mask in masks]
+    return {
+        "max_difference": float(np.abs(probabilities - expected).max()),
+        "mask_agreement": float(np.mean(equal)) if clear.any() else 1.0,
+        "compared": float(clear.mean()),
+    }
+
+
+def _require_parity(row):
+    """Raise ExportError unless this row lies within the limits; a NaN does not."""
+    name = row["runtime"]
+    near = row["max_difference"] <= TOLERANCE[name]
+    if not (near and row["mask_agreement"] >= MASK_AGREEMENT[name]):
+        raise ExportError(
+            f"{name} differs from Keras at {row['height']}x{row['width']}: probabilities by "
+            f"{row['max_difference']:.2e} (limit {TOLERANCE[name]:.0e}), masks agree at "
+            f"{row['mask_agreement']:.4%} of clear pixels (limit {MASK_AGREEMENT[name]:.2%})"
+        )

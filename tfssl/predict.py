@@ -1,0 +1,72 @@
+"""python -m tfssl.predict RUN IMAGES...: palette PNGs and overlays of image files by the network of a run."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfssl import errors, pictures, runs
+from tfssl.data.check import decode_image
+
+
+def predict(run, paths, folder, size=None):
+    """Write folder/NAME_mask.png (palette PNG, its indices the classes) and NAME_overlay.png for each image file.
+
+    size: (height, width) the network reads the image at, as in training; the mask has the image's own size.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    palette, ignore = run.settings.task.palette, run.settings.task.ignore_index
+    images = read_all(paths)
+    for path, name in zip(paths, distinct_names(paths), strict=True):
+        image = images[path]
+        mask = segment(run, image, size)
+        pictures.save_palette_png(folder / f"{name}_mask.png", mask, palette, ignore)
+        pictures.save_png(folder / f"{name}_overlay.png", pictures.overlay(image, mask, palette, ignore_index=ignore))
+    return folder
+
+
+def segment(run, image, size=None):
+    """The class of each pixel of an image uint8 [H,W,3], int [H,W], at the image's own size."""
+    read = tf.cast(image, tf.float32)
+    if size is not None:
+        read = tf.image.resize(read, size, antialias=True)
+    logits = run.method.deployed(read[None], training=False)["logits"]
+    return run.task.decode(tf.image.resize(logits, image.shape[:2]))[0].numpy()
+
+
+def read_all(paths):
+    """{path: uint8 [H,W,3]}; all files that cannot be read are named, before anything is written."""
+    images, bad = {}, []
+    for path in paths:
+        try:
+            images[path] = np.asarray(decode_image(path.read_bytes()))
+        except OSError as error:
+            bad.append(f"{path}: {error.strerror}")
+        except (ValueError, tf.errors.OpError) as error:
+            bad.append(f"{path}: {str(error).splitlines()[0]}")
+    if bad:
+        raise errors.UserError(f"{len(bad)} of {len(paths)} images cannot be read: they must be JPEG or PNG files", bad)
+    return images
+
+
+def distinct_names(paths):
+    """A name for each file; files of one name in several folders get their number in the list too."""
+    stems = [path.stem for path in paths]
+    return [stem if stems.count(stem) == 1 else f"{stem}_{number}" for number, stem in enumerate(stems)]
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m tfssl.predict", description=__doc__)
+    parser.add_argument("run", type=Path, help="the folder of a run that has a checkpoint")
+    parser.add_argument("images", type=Path, nargs="+", help="JPEG or PNG files")
+    parser.add_argument("--output", type=Path, help="where the PNGs go (default: RUN/predictions)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=JSON", help="change the run's configuration")
+    given = parser.parse_args(arguments)
+    run = runs.reopen(given.run, given.set, data=False)
+    size = run.settings.data.model_extra.get("size") if run.settings.data.source == "split_lists" else None
+    print(f"wrote {predict(run, given.images, given.output or given.run / 'predictions', size)}")
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,333 @@
+"""The report of a run: one HTML file, made from the run folder alone, that needs no network and no script."""
+
+import base64
+import json
+import math
+from html import escape
+from pathlib import Path
+from types import SimpleNamespace
+
+from tfssl import figures
+from tfssl.errors import UserError
+from tfssl.methods import METHODS
+
+UNKNOWN = "–"
+MEASURES = {  # key in metrics.json: name, unit and factor in the report
+    "miou": ("mIoU", "%", 100),
+    "pixel_accuracy": ("pixel accuracy", "%", 100),
+    "psnr": ("PSNR", "dB", 1),
+}
+ACCURACY = "On the validation data; pseudo-labels on held-out data."
+COUPLING = "Total variation between the two teachers' predictions: towards 0 the networks have become equal."
+VIRIDIS = "#440154,#3b528b,#21918c,#5ec962,#fde725"  # the scale of the confidence pictures
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --paper: #fff; --card: #f4f6f8;
+  --line: #dde2e7; --accent: #0072b2; --warn: #b45309; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --soft: #9aa5b1; --paper: #14171b;
+  --card: #1e2329; --line: #333b44; --accent: #3d9ad6; --warn: #f0a94b; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 66rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; overflow-wrap: break-word; }
+h1 { margin: 0; font-size: 2rem; line-height: 1.2; }
+h2 { margin: 2.75rem 0 .75rem; font-size: 1.25rem; }
+header p { margin: .25rem 0 0; max-width: 46rem; }
+.soft, figcaption, th { color: var(--soft); font-size: .875rem; font-weight: 400; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .75rem; }
+.cards div { background: var(--card); border-radius: .6rem; padding: .8rem 1rem; }
+.cards dd { margin: 0; } .cards .number { font-size: clamp(1.1rem, 5vw, 1.5rem); font-weight: 600; text-align: left; }
+.missing { border-left: 3px solid var(--warn); padding-left: 1rem; }
+.missing ul { margin: 0; padding-left: 1.1rem; }
+.figures { display: grid; gap: 2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
+figure { margin: 0; } figcaption b { color: var(--ink); font-size: 1rem; }
+svg { display: block; width: 100%; height: auto; } svg text { font-family: inherit !important; }
+.legend { display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; list-style: none; margin: .4rem 0; padding: 0;
+  font-size: .8125rem; font-variant-numeric: tabular-nums; }
+.line, .swatch { display: inline-block; width: 1.3rem; margin-right: .4rem; }
+.line { border-top-width: 3px !important; vertical-align: .25em; }
+.swatch { width: .9rem; height: .9rem; vertical-align: -.1em; border: 1px solid var(--line); }
+table { border-collapse: collapse; width: 100%; max-width: 46rem; margin-bottom: 1.5rem; }
+th { text-align: left; } .scroll { overflow-x: auto; }
+th, td { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.bar { width: 26vw; max-width: 20rem; } .bar i { display: block; height: .6rem; background: var(--accent); }
+img { display: block; width: 100%; min-width: 36rem; margin: 0 0 .75rem; border-radius: .4rem; }
+pre { background: var(--card); border-radius: .6rem; padding: 1rem; overflow-x: auto; font-size: .8125rem; }
+"""
+
+
+def write(run_folder):
+    """Write report.html into the run folder and return its path.
+
+    Everything comes from the folder: config.json, history.csv, evaluations.csv, metrics.json, pictures/*.png,
+    export/. What is missing or damaged, as after an interruption, is left out and named in the report.
+    """
+    folder = Path(run_folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run folder; give the folder a run has written")
+    path = folder / "report.html"
+    path.write_text(_page(_read(folder)), encoding="utf-8")
+    return path
+
+
+def _read(folder):
+    """The parts of the folder, empty where one cannot be had, and as `missing` one line for each of those."""
+    missing = []
+
+    def part(name, reader, lost):
+        value, trouble = reader(folder / name)
+        if trouble:
+            missing.append(f"{name} {trouble}: {lost}")
+        return value
+
+    return SimpleNamespace(
+        name=folder.resolve().name,
+        config=part("config.json", _json, "no settings"),
+        history=part("history.csv", figures.columns, "no losses and no learning rate over the steps"),
+        evaluations=part("evaluations.csv", figures.columns, "no accuracy over the steps"),
+        metrics=part("metrics.json", _json, "no final evaluation"),
+        pictures=part("pictures", _pictures, "examples are lacking"),
+        parity=part("export/parity.json", _json, "no check of an exported network against this one"),
+        exports=_exports(folder / "export"),
+        missing=missing,
+    )
+
+
+def _json(path):
+    """The object in a JSON file ({} if there is none) and what is wrong with the file (None: nothing)."""
+    if not path.is_file():
+        return {}, "is not there"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}, "cannot be read as JSON"
+    return (value, None) if isinstance(value, dict) else ({}, "holds no JSON object")
+
+
+def _pictures(folder):
+    """Bytes of every whole PNG by name, and what is wrong with the folder (None: nothing)."""
+    pictures = {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+    damaged = [name for name, data in pictures.items() if b"IEND" not in data[-12:]]  # a PNG's last chunk
+    whole = {name: data for name, data in pictures.items() if name not in damaged}
+    return whole, f"({', '.join(damaged)}) cut off" if damaged else None if whole else "is not there or empty"
+
+
+def _exports(folder):
+    """Size in bytes of everything exported, by name: saved_model/1, onnx/model.onnx."""
+    sizes = {}
+    for path in sorted(folder.glob("*/*")):
+        files = [file for file in (path, *path.rglob("*")) if file.is_file()]
+        sizes[path.relative_to(folder).as_posix()] = sum(file.stat().st_size for file in files)
+    return sizes
+
+
+def _dict(parent, key):
+    """parent[key] if it is a dict, else an empty one."""
+    value = parent.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _measure(key, value):
+    name, unit, factor = MEASURES[key]
+    return f"{factor * value:.2f} {unit}" if _is_number(value) else UNKNOWN
+
+
+def _duration(seconds):
+    if not _is_number(seconds):
+        return UNKNOWN
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def _plain(value):
+    """A JSON scalar, or a list of them, as text."""
+    if isinstance(value, list):
+        return ", ".join(_plain(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}" if abs(value) >= 0.001 else f"{value:.2g}"  # 0.99995 is not 1
+    return UNKNOWN if value is None else str(value)
+
+
+def _method(run):
+    return str(_dict(run.config, "method").get("name") or run.metrics.get("method") or "unknown method")
+
+
+def _page(run):
+    method = _method(run)
+    about = str(run.config.get("about") or "")
+    missing = "".join(f"<li>{escape(line)}</li>" for line in run.missing)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(method)} – {escape(run.name)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<main>
+<header><p class="soft">Run {escape(run.name)}</p><h1>{escape(method)}</h1><p>{escape(about)}</p></header>
+{_headline(run)}
+{f'<div class="missing"><b>Missing from this run</b><ul>{missing}</ul></div>' if missing else ""}
+{_section("Training", _figures(run))}
+{_section("Networks", _networks(run.metrics))}
+{_section("Classes", _classes(run))}
+{_section("Examples", _examples(run))}
+{_section("Export", _export(run))}
+{_section("Settings", _settings(run.config))}
+</main>
+</body>
+</html>
+"""
+
+
+def _section(title, content):
+    return f"<section><h2>{title}</h2>\n{content}\n</section>" if content else ""
+
+
+def _table(header, rows):
+    """header: one text per column; rows: lists of HTML cells; all but the first column are right-aligned."""
+    head = "".join(f'<th class="number">{escape(text)}</th>' for text in header[1:])
+    lines = [f"<tr><th>{escape(header[0])}</th>{head}</tr>"]
+    for first, *others in rows:
+        cells = "".join(f'<td class="number">{cell}</td>' for cell in others)
+        lines.append(f"<tr><td>{first}</td>{cells}</tr>")
+    return '<div class="scroll"><table>' + "\n".join(lines) + "</table></div>"
+
+
+def _legend(entries):
+    """entries: (CSS class, CSS properties, text) of each."""
+    items = (f'<li><i class="{kind}" style="{css}"></i>{escape(text)}</li>' for kind, css, text in entries)
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _headline(run):
+    """The numbers of the deployed network; those of the last evaluation if the run has not ended."""
+    metrics = run.metrics
+    note = ", ".join(f"{key} {_plain(metrics[key])}" for key in ("protocol", "images") if key in metrics)
+    if not metrics and run.evaluations:
+        metrics = {name: values[-1] for name, values in run.evaluations.items()}
+        note = f"at step {metrics['step']:.0f}, not final"
+    cards = [(MEASURES[key][0], _measure(key, metrics[key]), note) for key in MEASURES if key in metrics]
+    planned = _dict(run.config, "training").get("steps")
+    steps, seconds = metrics.get("steps"), metrics.get("seconds")
+    if steps is None and run.history:
+        steps, seconds = int(run.history["step"][-1]), run.history.get("seconds", [None])[-1]
+    cards.append(("steps", _plain(steps), f"of {planned}" if planned else ""))
+    cards.append(("time", _duration(seconds), ""))
+    items = (
+        f'<div><dt class="soft">{name}</dt><dd class="number">{text}</dd><dd class="soft">{escape(remark)}</dd></div>'
+        for name, text, remark in cards
+    )
+    return f'<dl class="cards">{"".join(items)}</dl>'
+
+
+def _figures(run):
+    """The figures there is something to draw for, numbered in order; legends tell the last values."""
+    watched = {*getattr(METHODS.get(_method(run)), "watched", ())} - {"total_variation"}
+    losses = [name for name in run.history if name not in {*figures.NO_LOSSES, *watched}]
+    candidates = {
+        "Losses": ("Smoothed; faint: as logged.", figures.terms(run.history, losses, "loss")),
+        "Accuracy": (ACCURACY, figures.quality(run.evaluations)),
+        "Coupling": (COUPLING, figures.coupling(run.evaluations, run.history)),
+        "Watched": ("Further numbers of the method, not minimised.", figures.terms(run.history, watched, "value")),
+        "Learning rate": ("", figures.learning_rate(run.history)),
+    }
+    shown = []
+    for title, (text, drawing) in candidates.items():
+        if drawing:
+            keys = [("line", f"border:0 {key.dash} {key.colour}", key.text) for key in drawing.legend]
+            caption = f"<figcaption><b>Figure {len(shown) + 1}. {title}</b> {text}</figcaption>"
+            shown.append(f"<figure>{caption}{_legend(keys)}{drawing.svg}</figure>")
+    return '<div class="figures">' + "\n".join(shown) + "</div>" if shown else ""
+
+
+def _networks(metrics):
+    """The measures of every network by its role; the deployed one is the first with the numbers of the headline."""
+    networks = _dict(metrics, "networks")
+    networks = {role: _dict(networks, role) for role in networks}
+    keys = [key for key in MEASURES if any(key in network for network in networks.values())]
+    rows = [[escape(role), *(_measure(key, networks[role].get(key)) for key in keys)] for role in networks]
+    headline = [_measure(key, metrics.get(key)) for key in keys]
+    for row in [row for row in rows if row[1:] == headline][:1]:
+        row[0] += ' <span class="soft">deployed</span>'
+    return _table(["role", *(MEASURES[key][0] for key in keys)], rows) if rows else ""
+
+
+def _palette(config):
+    """The colour of each class by its name, as CSS; empty where the settings hold no palette."""
+    task, colours = _dict(config, "task"), {}
+    for name, colour in zip(task.get("classes") or [], task.get("palette") or [], strict=False):
+        colours[name] = f"background:rgb({','.join(str(int(part)) for part in colour)})"
+    return colours
+
+
+def _classes(run):
+    """IoU of the deployed network by class, with a bar and the colour the class has in the pictures."""
+    palette, rows = _palette(run.config), []
+    for name, iou in _dict(run.metrics, "per_class_iou").items():
+        swatch = f'<i class="swatch" style="{palette[name]}"></i>' if name in palette else ""
+        width = 100 * min(max(iou, 0), 1) if _is_number(iou) else 0
+        bar = f'<div class="bar"><i style="width:{width:.1f}%"></i></div>'
+        rows.append([swatch + escape(name), bar, _measure("miou", iou)])
+    return _table(["class", "", "IoU"], rows) if rows else ""
+
+
+def _examples(run):
+    """The contact sheets, and what their colours mean."""
+    entries = [("swatch", colour, name) for name, colour in _palette(run.config).items()]
+    entries.append(("swatch", "background:#fff", "not labeled"))
+    scale = f"width:5rem;background:linear-gradient(90deg,{VIRIDIS})"
+    entries.append(("swatch", scale, "confidence, 0 to 1"))
+    images = []
+    for name, data in run.pictures.items():
+        source = base64.b64encode(data).decode()
+        images.append(f'<img alt="{escape(name)}" src="data:image/png;base64,{source}">')
+    return f'{_legend(entries)}<div class="scroll">{"".join(images)}</div>' if images else ""
+
+
+def _export(run):
+    """Names and sizes of what was exported, then whatever numbers the export step wrote down about it."""
+    rows = [[escape(name), f"{size / 1e6:.2f} MB"] for name, size in run.exports.items()]
+    return (_table(["exported", "size"], rows) if rows else "") + _generic(run.parity)
+
+
+def _flat(value, path=()):
+    """Path of keys and value of everything that is no dict, in nested dicts and lists of dicts."""
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        value = dict(enumerate(value, start=1))
+    if not isinstance(value, dict):
+        return [(path, value)]
+    return [pair for key, item in value.items() for pair in _flat(item, (*path, str(key)))]
+
+
+def _generic(value):
+    """A JSON object of any form: inner objects with the same keys are the rows of one table."""
+    inner, alike = {}, {}
+    for (*path, key), scalar in _flat(value):
+        inner.setdefault(" / ".join(path), {})[key] = escape(_plain(scalar))
+    for path, entries in inner.items():
+        alike.setdefault(tuple(entries), []).append(path)
+    tables = []
+    for keys, paths in alike.items():
+        if len(paths) == 1:
+            rows = [[escape(key), text] for key, text in inner[paths[0]].items()]
+            tables.append(_table([paths[0] or "parity", ""], rows))
+        else:
+            rows = [[escape(path), *inner[path].values()] for path in paths]
+            tables.append(_table(["", *keys], rows))
+    return "\n".join(tables)
+
+
+def _settings(config):
+    text = escape(json.dumps(config, indent=2, ensure_ascii=False))
+    return f"<details><summary>config.json, resolved</summary><pre>{text}</pre></details>" if config else ""

@@ -1,0 +1,43 @@
+"""Bilinear resizing that computes the same with and without XLA, with static and with dynamic sizes."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+
+def resize_like(values, like):
+    """values [B,h,w,C] at the height and width of like [B,H,W,...]: bilinear, half-pixel centres, dtype kept."""
+    old, new = values.shape[1:3], like.shape[1:3]
+    static = None not in (*old, *new)
+    if static and any(map(_samples_coincide, old, new)):
+        resized = _resize_by_matrices(tf.cast(values, tf.float32), *new)
+    else:
+        resized = tf.image.resize(values, tf.shape(like)[1:3])
+    return tf.cast(resized, values.dtype)
+
+
+def _samples_coincide(old, new):
+    """Whether some of `new` samples lie exactly on one of `old`.
+
+    For some such sizes, 9 to 33 among them, XLA's bilinear resize returns wrong rows (TensorFlow 2.21, issue
+    118344 there). XLA knows all sizes, so those known only at run time are safe from it.
+    """
+    divisor = math.gcd(old, new)
+    return old != new and old // divisor % 2 == new // divisor % 2 == 1
+
+
+def _resize_by_matrices(values, height, width):
+    """[B,h,w,C] -> [B,height,width,C]: what `tf.image.resize` does, as a product with one matrix a side."""
+    _, old_height, old_width, channels = values.shape
+    values = tf.reshape(values, [-1, old_height, old_width * channels])
+    values = tf.matmul(_interpolation(height, old_height), values)
+    values = tf.reshape(values, [-1, old_width, channels])
+    values = tf.matmul(_interpolation(width, old_width), values)
+    return tf.reshape(values, [-1, height, width, channels])
+
+
+def _interpolation(new, old):
+    """Matrix [new, old] of linear interpolation: row i weighs the two samples next to position i."""
+    positions = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    return np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(old))).astype("float32")

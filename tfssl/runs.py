@@ -1,0 +1,187 @@
+"""A run: what one configuration builds (data, networks, method, optimizer), and the folder it lives in."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from tfssl import config, networks, optimizers
+from tfssl.checkpoints import Checkpoints
+from tfssl.data.examples import Source
+from tfssl.data.sources import SOURCES
+from tfssl.errors import UserError
+from tfssl.methods import METHODS
+from tfssl.schedules import Polynomial
+from tfssl.tasks import Segmentation
+
+FROM_TASK = ("classes", "palette", "ignore_index")  # a source's arguments that the task section gives
+FREE_TO_CHANGE = ("about", "evaluation", "export")  # sections that may differ when a run is continued
+
+
+@dataclass
+class Run:
+    """All that training, evaluation and export share."""
+
+    folder: Path
+    settings: config.Config
+    source: Source | None
+    task: Segmentation
+    method: keras.Model
+    checkpoints: Checkpoints
+    strategy: tf.distribute.Strategy
+
+    @property
+    def step(self):
+        return int(self.method.optimizer.iterations)
+
+
+def resolve(settings, path):
+    """The settings with every default of the named source, networks and method filled in."""
+    data = settings.data.model_dump()
+    known = {"source", "crop", "weak", "strong"}
+    source = config.choose(SOURCES, data["source"], f"{path}: data.source")
+    own = {key: value for key, value in data.items() if key not in known}
+    own = config.arguments(source, own, f"{path}: data", skip=FROM_TASK)
+    update = {"data": {**{key: data[key] for key in known}, **own}, "networks": []}
+    for number, network in enumerate(settings.networks):
+        place = f"{path}: networks.{number}"
+        function = config.choose(networks.NETWORKS, network.name, f"{place}.name")
+        update["networks"].append({"name": network.name, **config.arguments(function, network.model_extra, place)})
+    place = f"{path}: method"
+    method = config.choose(METHODS, settings.method.name, f"{place}.name")
+    given = config.arguments(method.__init__, settings.method.model_extra, place)
+    update["method"] = {"name": settings.method.name, **given}
+    return config.parse({**settings.model_dump(), **update}, path)
+
+
+def make_source(settings):
+    """The data of resolved settings; whatever is wrong with them is told here, before training."""
+    own = dict(settings.data.model_extra)
+    if "classes" in config.signature_model(SOURCES[settings.data.source]).model_fields:
+        own |= {key: getattr(settings.task, key) for key in FROM_TASK}
+        if not settings.task.classes:
+            raise UserError("task.classes: name the classes of your labels, in the order of their values")
+    return SOURCES[settings.data.source](**own)
+
+
+def with_classes(settings, source):
+    """The settings with the classes and colours that the source brings."""
+    task = settings.task.model_copy(update={"classes": list(source.classes), "palette": list(source.palette)})
+    return settings.model_copy(update={"task": task})
+
+
+def build(settings, folder, source=None):
+    """Networks, method and optimizer of resolved settings, nothing restored yet."""
+    keras.mixed_precision.set_global_policy(settings.training.precision)
+    task = Segmentation(settings.task.classes, settings.task.ignore_index)
+    strategy = make_strategy(settings.training)
+    page = METHODS[settings.method.name]
+    training = settings.training
+    with strategy.scope():
+        learners = make_networks(settings, page.learners, task.channels)
+        method = page(learners, task, steps=training.steps, seed=settings.seed, xla=use_xla(settings),
+                      **settings.method.model_extra)  # fmt: skip
+        rate = Polynomial(training.learning_rate, [*method.restarts(), training.steps],
+                          warm_up=training.learning_rate_warm_up)  # fmt: skip
+        optimizer = optimizers.build(
+            training.optimizer, rate, training.weight_decay,
+            [variable for network in method.minimised for variable in network.trainable_variables],
+            [variable for network in method.minimised for variable in networks.head_variables(network)],
+            training.head_factor,
+        )  # fmt: skip
+        method.compile(optimizer=optimizer, jit_compile=False)
+    return Run(folder, settings, source, task, method, Checkpoints(method, folder / "checkpoints"), strategy)
+
+
+def make_networks(settings, count, classes):
+    """The learners, each from its own seed; a single entry serves for all of them."""
+    wanted = list(settings.networks)
+    if len(wanted) == 1:
+        wanted = wanted * count
+    if len(wanted) != count:
+        name = settings.method.name
+        raise UserError(f"networks: {name} trains {count}, but the list has {len(wanted)}; give 1 or {count}")
+    return [
+        networks.build(network.name, classes=classes, seed=1000 * settings.seed + number, **network.model_extra)
+        for number, network in enumerate(wanted)
+    ]
+
+
+def make_strategy(training):
+    """The strategy by its key; "default" is what the machine has: all GPUs if several, else one device."""
+    accelerators = tf.config.list_logical_devices("GPU")
+    devices = accelerators or tf.config.list_logical_devices("CPU")
+    several = len(accelerators) > 1 if training.strategy == "default" else training.strategy == "mirrored"
+    if not several:
+        return tf.distribute.get_strategy()
+    for key in ("labeled_batch", "unlabeled_batch"):
+        if getattr(training, key) % len(devices):
+            raise UserError(f"training.{key} is {getattr(training, key)}: make it a multiple of {len(devices)} devices")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def use_xla(settings):
+    wanted = settings.training.xla
+    if settings.deterministic and wanted is True:
+        raise UserError("training.xla and deterministic: TensorFlow turns XLA off for determinism; set one to false")
+    return bool(tf.config.list_physical_devices("GPU")) and not settings.deterministic if wanted == "auto" else wanted
+
+
+def reopen(folder, overrides=(), data=True):
+    """The run of a folder with its newest checkpoint restored."""
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no run there (it has no config.json)")
+    settings = resolve(config.load(path, overrides), path)
+    run = build(settings, folder, make_source(settings) if data else None)
+    if not run.checkpoints.restore():
+        raise UserError(f"{folder}: no checkpoint to read in {folder / 'checkpoints'}; train it first")
+    return run
+
+
+def plain_deployed(run):
+    """The network that ships as a float32 network outside any strategy, whatever it was trained as."""
+    keras.mixed_precision.set_global_policy("float32")
+    first = run.settings.networks[0]
+    network = networks.build(first.name, classes=run.task.channels, seed=0, **first.model_extra)
+    network.set_weights(run.method.deployed.get_weights())
+    return network
+
+
+def claim(folder, settings):
+    """Make the run's folder, or go on with the one there, which must hold the same configuration."""
+    path = folder / "config.json"
+    content = settings.model_dump(mode="json")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            _refuse_change(folder, config.read_json(path), content)
+        write_json(path, content)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write the run there ({error.strerror}); choose --output-dir") from None
+
+
+def _refuse_change(folder, before, now):
+    for section in now:
+        if section not in FREE_TO_CHANGE and before.get(section) != now[section]:
+            raise UserError(f"{folder}: holds a run whose {_difference(section, before.get(section), now[section])}; "
+                            "choose another --output-dir, or delete that folder")  # fmt: skip
+
+
+def _difference(place, before, now):
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in {**before, **now}:
+            if before.get(key) != now.get(key):
+                return _difference(f"{place}.{key}", before.get(key), now.get(key))
+    return f"{place} is {json.dumps(before)}, not {json.dumps(now)}"
+
+
+def write_json(path, content):
+    """Write a JSON file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,37 @@
+"""Learning-rate functions of the step."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="tfssl")
+class Polynomial(keras.optimizers.schedules.LearningRateSchedule):
+    """rate * (1 - t/T)^power within each stage: stages = [first step of each stage, ..., total steps].
+
+    The papers' "poly" policy (power 0.9). Each stage of a method that trains in stages starts it anew; with one
+    stage it is the usual single decay. `warm_up` steps of a linear rise begin each stage.
+    """
+
+    def __init__(self, rate, stages, power=0.9, warm_up=0):
+        self.rate, self.stages, self.power, self.warm_up = rate, list(stages), power, warm_up
+        if any(a >= b for a, b in zip(self.stages, self.stages[1:], strict=False)):
+            raise ValueError(f"stages must increase: {self.stages}")
+
+    def __call__(self, step):
+        step = tf.cast(step, tf.float32)
+        edges = tf.constant(self.stages, tf.float32)
+        stage = tf.clip_by_value(tf.searchsorted(edges, step[None], side="right")[0] - 1, 0, len(self.stages) - 2)
+        start, stop = edges[stage], edges[stage + 1]
+        share = tf.clip_by_value((step - start) / (stop - start), 0.0, 1.0)
+        rise = tf.minimum(1.0, (step - start + 1) / (self.warm_up + 1))
+        return self.rate * rise * tf.pow(1 - share, self.power)
+
+    def get_config(self):
+        return {"rate": self.rate, "stages": self.stages, "power": self.power, "warm_up": self.warm_up}
+
+
+def steps_of(amount, total):
+    """An amount of training as steps: a share of all steps below 1, else a number of steps (0 is none)."""
+    return math.floor(amount * total) if amount < 1 else int(amount)
