@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfssl import errors
+from tfssl import errors, runs
 
 
 def scores(predict, examples, task):
@@ -67,9 +67,7 @@ def watch(method, examples, task, most=64):
 
 
 def main(arguments=None):
-    from tfssl import runs  # the commands know runs; the functions above do not
-
-    parser = argparse.ArgumentParser(prog="python -m tfssl.evaluate", description=main.__doc__ or __doc__)
+    parser = argparse.ArgumentParser(prog="python -m tfssl.evaluate", description=__doc__)
     parser.add_argument("run", type=Path, help="the folder of a finished or interrupted run")
     parser.add_argument("--on", default="validation", choices=["validation", "test", "held_out"])
     parser.add_argument("--set", action="append", default=[], metavar="A.B=JSON", help="change the run's configuration")

@@ -39,7 +39,7 @@ class SGD(_Grouped, keras.optimizers.SGD):
 
 
 class AdamW(_Grouped, keras.optimizers.AdamW):
-    """Keras's AdamW (decoupled decay) with learning-rate factors."""
+    """Keras's AdamW (decoupled decay, here as with SGD of kernels only) with learning-rate factors."""
 
 
 def build(name, learning_rate, weight_decay, variables, head, head_factor):
@@ -48,6 +48,7 @@ def build(name, learning_rate, weight_decay, variables, head, head_factor):
         optimizer = SGD(learning_rate, momentum=0.9, l2=weight_decay)
     else:
         optimizer = AdamW(learning_rate, weight_decay=weight_decay)
+        optimizer.exclude_from_weight_decay([variable for variable in variables if len(variable.shape) < 2])
     optimizer.build(variables)
     optimizer.set_factors(head, head_factor)
     return optimizer

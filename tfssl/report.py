@@ -80,14 +80,16 @@ def _read(folder):
             missing.append(f"{name} {trouble}: {lost}")
         return value
 
+    config = part("config.json", _json, "no settings")
+    exported = any(_dict(config, "export").get(format, True) for format in ("saved_model", "onnx"))
     return SimpleNamespace(
         name=folder.resolve().name,
-        config=part("config.json", _json, "no settings"),
+        config=config,
         history=part("history.csv", figures.columns, "no losses and no learning rate over the steps"),
         evaluations=part("evaluations.csv", figures.columns, "no accuracy over the steps"),
         metrics=part("metrics.json", _json, "no final evaluation"),
         pictures=part("pictures", _pictures, "examples are lacking"),
-        parity=part("export/parity.json", _json, "no check of an exported network against this one"),
+        parity=part("export/parity.json", _json, "no check of an exported network") if exported else {},
         exports=_exports(folder / "export"),
         missing=missing,
     )
@@ -109,7 +111,7 @@ def _pictures(folder):
     pictures = {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
     damaged = [name for name, data in pictures.items() if b"IEND" not in data[-12:]]  # a PNG's last chunk
     whole = {name: data for name, data in pictures.items() if name not in damaged}
-    return whole, f"({', '.join(damaged)}) cut off" if damaged else None if whole else "is not there or empty"
+    return whole, f"are cut off ({', '.join(damaged)})" if damaged else None if whole else "are not there"
 
 
 def _exports(folder):

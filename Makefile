@@ -1,0 +1,31 @@
+# `make fit` and `make test` work in a fresh clone: they make .venv first. PYTHON is any Python from 3.11 on.
+PYTHON ?= python3.11
+CONFIG ?= configs/robust_mutual.json
+ARGUMENTS ?=
+RUN = TF_CPP_MIN_LOG_LEVEL=2 .venv/bin/python
+
+.PHONY: fit test test-slow lint clean
+
+.venv: requirements.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch .venv
+
+.venv/with-tests: .venv requirements-test.txt
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	touch .venv/with-tests
+
+fit: .venv
+	$(RUN) -m tfssl.fit $(CONFIG) $(ARGUMENTS)
+
+test: .venv/with-tests
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: .venv/with-tests
+	$(RUN) -m pytest -m slow
+
+lint: .venv/with-tests
+	.venv/bin/ruff check .
+
+clean:
+	rm -rf .venv runs
