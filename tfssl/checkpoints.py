@@ -2,16 +2,25 @@
 
 import tensorflow as tf
 
+from tfssl.errors import UserError
+
 
 class Checkpoints:
-    """Saves of a method (networks, optimizer slots and step, prototypes, meters) in a folder, the last two kept.
+    """Saves of a method (all networks, prototypes, meters, optimizer slots and step) in a folder, the last two kept.
 
     TensorFlow's CheckpointManager writes the data first and the name of the newest save last, by an atomic rename;
-    Keras's BackupAndRestore writes in place and leaves unreadable files when it is cut.
+    Keras's BackupAndRestore writes in place and leaves unreadable files when it is cut. The variables are listed one
+    by one: `tf.train.Checkpoint(method)` would follow attributes, but leaves out, without a word, all that Keras
+    models hold in Python lists and dictionaries.
     """
 
     def __init__(self, method, folder):
-        self.manager = tf.train.CheckpointManager(tf.train.Checkpoint(method=method), str(folder), max_to_keep=2)
+        self.folder = folder
+        state = tf.train.Checkpoint(
+            method=[variable.value for variable in method.variables],
+            optimizer=[variable.value for variable in method.optimizer.variables],
+        )
+        self.manager = tf.train.CheckpointManager(state, str(folder), max_to_keep=2)
 
     def save(self, step):
         self.manager.save(checkpoint_number=step)
@@ -21,5 +30,9 @@ class Checkpoints:
         newest = self.manager.latest_checkpoint
         if newest is None:
             return False
-        self.manager.checkpoint.restore(newest).assert_existing_objects_matched().assert_consumed()
+        try:
+            self.manager.checkpoint.restore(newest).assert_existing_objects_matched().assert_consumed()
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{newest}: cannot be restored into what the configuration describes ({reason})") from error
         return True

@@ -89,7 +89,7 @@ class Export(Section):
 
 class Config(Section):
     about: str = ""
-    seed: int = 0
+    seed: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = 0  # 1000 * seed must be a seed of Keras too
     deterministic: bool = False
     data: Data = Data()
     task: Task = Task()
@@ -182,7 +182,9 @@ def _nearest(name, known):
 def _explain(error, model, place=""):
     """The first of pydantic's complaints as one sentence."""
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
+    path = [str(part) for part in first["loc"] if str(part).isidentifier() or str(part).isdecimal()]
+    if first["type"] in ("bool_parsing", "literal_error", "none_required") and len(path) > 1 and path[-1] == "bool":
+        path.pop()  # one of several types a value may have is no place in the file
     name = ".".join(filter(None, [place, *path]))
     if first["type"] == "extra_forbidden":
         return f"{name}: unknown key{_nearest(path[-1], _keys(model, path[:-1]))}"

@@ -20,40 +20,7 @@ MEASURES = {  # key in metrics.json: name, unit and factor in the report
 ACCURACY = "On the validation data; pseudo-labels on held-out data."
 COUPLING = "Total variation between the two teachers' predictions: towards 0 the networks have become equal."
 VIRIDIS = "#440154,#3b528b,#21918c,#5ec962,#fde725"  # the scale of the confidence pictures
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6570; --paper: #fff; --card: #f4f6f8;
-  --line: #dde2e7; --accent: #0072b2; --warn: #b45309; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ec; --soft: #9aa5b1; --paper: #14171b;
-  --card: #1e2329; --line: #333b44; --accent: #3d9ad6; --warn: #f0a94b; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 66rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; overflow-wrap: break-word; }
-h1 { margin: 0; font-size: 2rem; line-height: 1.2; }
-h2 { margin: 2.75rem 0 .75rem; font-size: 1.25rem; }
-header p { margin: .25rem 0 0; max-width: 46rem; }
-.soft, figcaption, th { color: var(--soft); font-size: .875rem; font-weight: 400; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .75rem; }
-.cards div { background: var(--card); border-radius: .6rem; padding: .8rem 1rem; }
-.cards dd { margin: 0; } .cards .number { font-size: clamp(1.1rem, 5vw, 1.5rem); font-weight: 600; text-align: left; }
-.missing { border-left: 3px solid var(--warn); padding-left: 1rem; }
-.missing ul { margin: 0; padding-left: 1.1rem; }
-.figures { display: grid; gap: 2rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
-figure { margin: 0; } figcaption b { color: var(--ink); font-size: 1rem; }
-svg { display: block; width: 100%; height: auto; } svg text { font-family: inherit !important; }
-.legend { display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; list-style: none; margin: .4rem 0; padding: 0;
-  font-size: .8125rem; font-variant-numeric: tabular-nums; }
-.line, .swatch { display: inline-block; width: 1.3rem; margin-right: .4rem; }
-.line { border-top-width: 3px !important; vertical-align: .25em; }
-.swatch { width: .9rem; height: .9rem; vertical-align: -.1em; border: 1px solid var(--line); }
-table { border-collapse: collapse; width: 100%; max-width: 46rem; margin-bottom: 1.5rem; }
-th { text-align: left; } .scroll { overflow-x: auto; }
-th, td { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.bar { width: 26vw; max-width: 20rem; } .bar i { display: block; height: .6rem; background: var(--accent); }
-img { display: block; width: 100%; min-width: 36rem; margin: 0 0 .75rem; border-radius: .4rem; }
-pre { background: var(--card); border-radius: .6rem; padding: 1rem; overflow-x: auto; font-size: .8125rem; }
-"""
+STYLE = Path(__file__).with_name("report.css")
 
 
 def write(run_folder):
@@ -173,7 +140,7 @@ def _page(run):
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(method)} – {escape(run.name)}</title>
-<style>{STYLE}</style>
+<style>{STYLE.read_text(encoding="utf-8")}</style>
 </head>
 <body>
 <main>

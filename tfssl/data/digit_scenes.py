@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from sklearn.datasets import load_digits, load_sample_images
 
 from tfssl.data.examples import Examples, Source
+from tfssl.errors import UserError
 
 CLASSES = ("background", *(f"digit {digit}" for digit in range(10)))
 PALETTE = (
@@ -37,7 +38,12 @@ def digit_scenes(
     size: tuple[int, int] = (96, 96),
     scene_seed: int = 0,
 ) -> Source:
-    """The five sets. Labeled, unlabeled and held-out scenes are different scenes of the training digits."""
+    """The five sets. Labeled, unlabeled and held-out scenes are different scenes of the training digits.
+
+    size: (height, width) in pixels; a digit is a quarter to two fifths of the height.
+    """
+    if min(size) < 32 or size[1] * 2 < size[0]:
+        raise UserError(f"data.size is {list(size)}: digit scenes need 32 pixels a side or more, and half the height")
 
     def examples(name, count, glyphs, with_labels=True):
         read = functools.lru_cache(maxsize=None)(
