@@ -12,6 +12,6 @@ tf.config.set_logical_device_configuration(
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")  # two strategies in one process would use each other's collective keys
 def two_replicas():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

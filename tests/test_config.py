@@ -82,14 +82,14 @@ def test_what_is_missing_is_named():
     assert complaint(METHOD | {"data": {"crop": [96]}}) == "data.crop.1: is missing"
 
 
-def test_bug_a_wrong_xla_is_named_by_a_key_that_does_not_exist():
-    """Both `bool` and "auto" are allowed, so pydantic's place has one part more than the file: training.xla.bool."""
+def test_one_of_several_types_is_no_place_in_the_file():
+    """Both `bool` and "auto" are allowed, so pydantic's place has one part more: training.xla.bool."""
     assert complaint(METHOD | {"training": {"xla": "fast"}}).startswith("training.xla: ")
 
 
 @pytest.mark.parametrize("seed", [-1, 5_000_000])
-def test_bug_a_seed_that_keras_refuses_is_accepted(seed):
-    """It ends in a traceback from keras.utils.set_random_seed, which gets 0..2**32 - 1 only, at worst 1000 * seed."""
+def test_a_seed_that_keras_would_refuse(seed):
+    """keras.utils.set_random_seed takes 0..2**32 - 1, and a network's seed is 1000 * seed and a little."""
     assert complaint(METHOD | {"seed": seed}).startswith("seed: ")
 
 

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 
 from tfssl.data import digit_scenes as module
 from tfssl.data.digit_scenes import GLYPHS, SETS, digit_scenes, scene
+from tfssl.errors import UserError
 
 PART = {"labeled": "training", "unlabeled": "training", "held_out": "training", "validation": "validation",
         "test": "test"}  # fmt: skip
@@ -143,9 +144,13 @@ def test_the_generator_has_not_changed():
 
 
 @pytest.mark.parametrize("size", [(96, 24), (3, 3)])
-def test_bug_a_size_that_scenes_do_not_fit_is_no_traceback(size):
-    """Narrow scenes end in NumPy's "low >= high", tiny ones in Pillow's "height and width must be > 0"."""
-    from tfssl.errors import UserError
+def test_a_size_that_digits_do_not_fit_into(size):
+    with pytest.raises(UserError, match="data.size"):
+        digit_scenes(size=size)
 
-    with pytest.raises(UserError, match="size"):
-        digit_scenes(size=size).labeled.image(0)
+
+@pytest.mark.parametrize("size", [(32, 32), (96, 48), (32, 120)])
+def test_the_smallest_and_narrowest_sizes(size):
+    for index in range(30):
+        image, label = scene("training", (1, 0, index), size)
+        assert image.shape == (*size, 3) and label.shape == size and label.any()

@@ -18,6 +18,7 @@ class Checkpoints:
         self.folder = folder
         state = tf.train.Checkpoint(
             method=[variable.value for variable in method.variables],
+            meters=[variable.value for meter in method.trackers.values() for variable in meter.variables],
             optimizer=[variable.value for variable in method.optimizer.variables],
         )
         self.manager = tf.train.CheckpointManager(state, str(folder), max_to_keep=2)

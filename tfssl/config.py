@@ -19,7 +19,7 @@ Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
 class Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=False)
+    model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class OpenSection(pydantic.BaseModel):

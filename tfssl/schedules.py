@@ -1,7 +1,5 @@
 """Learning-rate functions of the step."""
 
-import math
-
 import keras
 import tensorflow as tf
 
@@ -34,4 +32,4 @@ class Polynomial(keras.optimizers.schedules.LearningRateSchedule):
 
 def steps_of(amount, total):
     """An amount of training as steps: a share of all steps below 1, else a number of steps (0 is none)."""
-    return math.floor(amount * total) if amount < 1 else int(amount)
+    return round(amount * total) if amount < 1 else int(amount)

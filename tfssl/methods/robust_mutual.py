@@ -59,6 +59,8 @@ class RobustMutual(SemiSupervised):
         self.cutmix = cutmix if input_noise else "none"
         self.model_noise, self.ema_decay, self.teacher_statistics = model_noise, ema_decay, teacher_statistics
         self.prototype_start, self.stages, self.warm_up = prototype_start, stages, steps_of(warm_up, self.steps)
+        if len({0, *self.restarts(), self.steps}) < self.stages + 1 or self.stages < 1:
+            raise UserError(f"method.stages is {stages}: training.steps leaves no step for each of them")
         self.built = True
 
     # Phases: stage 0 learns from labels alone; at each later stage's start prototypes and p_0 are made anew.

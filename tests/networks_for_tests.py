@@ -1,0 +1,186 @@
+"""A tiny network that keeps the contract, synthetic batches, and the way a method is driven without data or fit."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfssl import networks, optimizers
+from tfssl.methods import METHODS
+from tfssl.networks.layers import StochasticDepth, image_input, with_classifier
+from tfssl.tasks import Segmentation
+
+CLASSES = ("ground", "tree", "sky")
+FEATURES = 8
+SIZE = 32
+VOID = 255
+
+
+def tiny_network(seed=0, *, dropout=0.0, stochastic_depth=0.0, frozen_norm=False):
+    """[B,H,W,3] -> {"logits" [B,H,W,3], "features" [B,H/4,W/4,8]}. Every class wins somewhere."""
+    keras.utils.set_random_seed(seed)
+    image = image_input()
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(image)
+    x = keras.layers.Conv2D(FEATURES, 3, strides=2, padding="same", use_bias=False)(x)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
+    branch = keras.layers.Conv2D(FEATURES, 3, padding="same")(x)
+    x = keras.layers.Add()([x, StochasticDepth(stochastic_depth, number=1)(branch)])
+    x = keras.Model(image, x, name="backbone")(image)
+    x = keras.layers.Conv2D(FEATURES, 3, strides=2, padding="same", use_bias=False)(x)
+    x = keras.layers.BatchNormalization(momentum=0.9)(x)
+    network = with_classifier(keras.Model(image, x, name="encoder"), len(CLASSES), dropout)
+    classifier = network.get_layer("classifier").get_layer("logits_convolution")
+    classifier.kernel.assign(keras.random.normal(classifier.kernel.shape, stddev=1.5, seed=seed))
+    if frozen_norm:
+        for layer in network._flatten_layers():
+            layer.trainable = layer.trainable and not isinstance(layer, keras.layers.BatchNormalization)
+    return network
+
+
+def colored_blocks(generator, count, block=8):
+    """Images [count, 32, 32, 3] of random colours, constant on blocks but for a little noise."""
+    colors = generator.uniform(0, 255, [count, SIZE // block, SIZE // block, 3])
+    image = np.kron(colors, np.ones([1, block, block, 1])) + generator.normal(0, 10, [count, SIZE, SIZE, 3])
+    return np.clip(image, 0, 255).astype("float32")
+
+
+def make_batch(seed=0, count=4, strong_views=2):
+    """A paired batch as the stream gives it, some labels void and some unlabeled pixels outside of the image."""
+    generator = np.random.default_rng(seed)
+    label = np.kron(generator.integers(0, len(CLASSES), [count, 4, 4]), np.ones([1, 8, 8])).astype("int32")
+    label[:, :3] = VOID
+    weak = colored_blocks(generator, count)
+    valid = np.ones([count, SIZE, SIZE], bool)
+    valid[0, :, 25:] = False
+    strong = [np.clip(weak * generator.uniform(0.6, 1.4, 3) + generator.uniform(-30, 30, 3), 0, 255)
+              for _ in range(strong_views)]  # fmt: skip
+    return {
+        "labeled": (tf.constant(colored_blocks(generator, count)), tf.constant(label)),
+        "unlabeled": tuple(map(tf.constant, (weak, valid, *(view.astype("float32") for view in strong)))),
+    }
+
+
+def half(batch, number):
+    """The first (0) or second (1) half of a batch, what each of two replicas is given."""
+    return tf.nest.map_structure(lambda tensor: tf.split(tensor, 2)[number], batch)
+
+
+def make_method(name, *, learners=None, strategy=None, rate=1.0, head_factor=1.0, steps=8, seed=0, xla=False,
+                dropout=0.3, stochastic_depth=0.3, frozen_norm=False, **arguments):  # fmt: skip
+    """A method of METHODS over tiny networks. Plain SGD: at the default rate a step moves weights by -gradient."""
+    page = METHODS[name]
+    with (strategy or tf.distribute.get_strategy()).scope():
+        options = {"dropout": dropout, "stochastic_depth": stochastic_depth, "frozen_norm": frozen_norm}
+        learners = learners or [tiny_network(11 + number, **options) for number in range(page.learners)]
+        method = page(learners, Segmentation(CLASSES, VOID), steps=steps, seed=seed, xla=xla, **arguments)
+        optimizer = optimizers.SGD(rate, momentum=0.0)
+        optimizer.build([variable for network in method.minimised for variable in network.trainable_variables])
+        heads = [variable for network in method.minimised for variable in networks.head_variables(network)]
+        optimizer.set_factors(heads, head_factor)
+        method.compile(optimizer=optimizer, jit_compile=False)
+    return method
+
+
+def streamed(method, batch):
+    """What of a batch the stream gives a method: as many strong views as it asks for, unlabeled images if any."""
+    if not method.uses_unlabeled:
+        return {"labeled": batch["labeled"]}
+    return {**batch, "unlabeled": batch["unlabeled"][: 2 + method.strong_views]}
+
+
+def stream(method, *batches):
+    """Batches as the tf.data.Dataset that training reads."""
+    stacked = tf.nest.map_structure(lambda *tensors: tf.stack(tensors), *(streamed(method, batch) for batch in batches))
+    return tf.data.Dataset.from_tensor_slices(stacked)
+
+
+def step(method, batch, batches=()):
+    """One training step the way fit does it, split over the replicas if there are several: {logged name: number}.
+
+    batches: all the data, for a phase that begins with a pass over it.
+    """
+    method.enter(steps_done(method), lambda: stream(method, *batches))
+    method.reset_metrics()
+    data = stream(method, batch)
+    logged = method.train_function(iter(method.distribute_strategy.experimental_distribute_dataset(data)))
+    return {name: float(value) for name, value in logged.items()}
+
+
+def steps_done(method):
+    return int(method.optimizer.iterations.numpy())
+
+
+def all_networks(method):
+    """Every network a method holds, by role; those it does not show, such as frozen ones, too."""
+    shown = {id(network) for network in (method, *method.roles.values())}
+    hidden = [layer for layer in method._flatten_layers(recursive=False) if isinstance(layer, keras.Model)]
+    return dict(method.roles) | {f"hidden_{n}": layer for n, layer in enumerate(hidden) if id(layer) not in shown}
+
+
+def weights(network):
+    """All weights of a network or layer as copies, by name and place."""
+    return {f"{n} {weight.name}": weight.numpy() for n, weight in enumerate(network.weights)}
+
+
+def snapshot(method):
+    """The weights of all networks and memories of a method: {role: {weight: array}}."""
+    found = {role: weights(network) for role, network in all_networks(method).items()}
+    memories = getattr(method, "prototypes", [])
+    return found | {f"prototypes_{n + 1}": weights(memory) for n, memory in enumerate(memories)}
+
+
+def remember(method):
+    """A function that brings back all weights and the step as they are now, so that one trace serves many steps."""
+    layers = [*all_networks(method).values(), *getattr(method, "prototypes", [])]
+    values, number = [layer.get_weights() for layer in layers], steps_done(method)
+
+    def restore():
+        for layer, held in zip(layers, values, strict=True):
+            layer.set_weights(held)
+        method.optimizer.iterations.assign(number)
+
+    return restore
+
+
+def same(first, second):
+    """Whether two nests of arrays are equal to the bit."""
+    return all(map(np.array_equal, tf.nest.flatten(first), tf.nest.flatten(second)))
+
+
+def assert_close(first, second, tolerance=1e-5, place=""):
+    """Two dicts of dicts of arrays or numbers have equal keys and nearly equal values."""
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), place
+        for key in first:
+            assert_close(first[key], second[key], tolerance, f"{place} {key}")
+    else:
+        np.testing.assert_allclose(first, second, rtol=tolerance, atol=tolerance, err_msg=place)
+
+
+def gradients_by_network(method, batch):
+    """{term: {role: the term's gradients over all weights of that network}} in the step that comes next.
+
+    A gradient is None where nothing leads from the weights to the term.
+    """
+    method.enter(steps_done(method), lambda: [])
+    held = all_networks(method)
+    found = {}
+
+    def differentiate(losses, networks, optimizer):
+        variables = {role: [variable.value for variable in network.weights] for role, network in held.items()}
+        with tf.GradientTape(persistent=True) as tape:
+            terms, extras = losses()
+        for name, term in terms.items():
+            found[name] = tape.gradient(term, variables)
+        return terms, extras
+
+    method.minimize = differentiate
+    try:
+        method.train_step(streamed(method, batch))
+    finally:
+        del method.minimize
+    return found
+
+
+def reached(gradients):
+    """The roles whose weights have a gradient: {"student_1", ...}."""
+    return {role for role, values in gradients.items() if any(value is not None for value in values)}

@@ -1,0 +1,382 @@
+"""The four commands from one end to the other: what a run leaves behind, and what the others make of it."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tests.networks_for_tests import CLASSES, VOID
+from tests.runs_for_tests import (
+    PALETTE,
+    assert_same_bits,
+    checkpointed,
+    configuration,
+    image_name,
+    label_name,
+    surroundings,
+    table,
+    write_configuration,
+    write_data,
+)
+from tfssl import callbacks, errors, evaluate, export, fit, predict
+
+ROLES = ["teacher_1", "teacher_2", "student_1", "student_2"]
+VALIDATION = (8, 9, 10)  # of them 9 is a JPEG and 10 has a size of its own
+
+
+@pytest.fixture(autouse=True)
+def tiny_surroundings(tmp_path):
+    with surroundings(tmp_path):
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(configuration file, folder, what was printed) of a finished run of robust mutual learning, with all exports."""
+    place = tmp_path_factory.mktemp("finished")
+    root = write_data(place / "data")
+    content = configuration(
+        root, data={"held_out": "held_out.txt"}, method={"name": "robust_mutual", "stages": 2},
+        training={"steps": 6, "evaluate_every": 4}, export={"saved_model": True, "onnx": True},
+    )  # fmt: skip
+    path = write_configuration(place / "run.json", content)
+    with surroundings(place):
+        fit.fit(path, output_dir=place / "run")
+    return path, place / "run"
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """The configuration file of the finished run, and a copy of its folder that a test may change."""
+    path, folder = finished
+    return path, shutil.copytree(folder, tmp_path / "run")
+
+
+def call(main, *arguments):
+    errors.run(main, [str(argument) for argument in arguments])
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def label(root, number):
+    return np.asarray(Image.open(root / label_name(number)))
+
+
+# What fit leaves.
+
+
+def test_the_run_folder_is_complete(finished):
+    _, folder = finished
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "history.csv", "evaluations.csv", "metrics.json", "checkpoints", "tensorboard",
+                     "report.html", "pictures", "export"}  # fmt: skip
+    assert (folder / "export" / "saved_model" / "1" / "saved_model.pb").is_file()
+    assert (folder / "export" / "onnx" / "model.onnx").is_file()
+    assert {path.name for path in (folder / "pictures").iterdir()} == {"example_00.png", "example_01.png"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {
+        "checkpoint", *(f"ckpt-{n}.{end}" for n in (3, 6) for end in ("index", "data-00000-of-00001"))
+    }  # fmt: skip
+    assert "<html" in (folder / "report.html").read_text()[:500]
+
+
+def test_the_resolved_configuration_says_every_default(finished):
+    _, folder = finished
+    content = read(folder / "config.json")
+    method = {"name": "robust_mutual", "stages": 2, "warm_up": 0.2, "p0": "online", "ema_decay": 0.999}
+    assert method.items() <= content["method"].items()
+    assert content["networks"] == [{"name": "tiny", "dropout": 0.3, "stochastic_depth": 0.3}]
+    assert content["data"]["on_bad_file"] == "fail" and content["data"]["weak"]["rotation"] == 0
+    assert content["training"]["strategy"] == "default" and content["task"]["ignore_index"] == VOID
+    assert list(content)[:3] == ["about", "seed", "deterministic"]
+
+
+def test_metrics_hold_the_scores_of_every_network_by_role(finished):
+    _, folder = finished
+    metrics = read(folder / "metrics.json")
+    assert list(metrics["networks"]) == ROLES
+    for score in (metrics, *metrics["networks"].values()):
+        assert 0 <= score["miou"] <= 1 and 0 <= score["pixel_accuracy"] <= 1
+        assert list(score["per_class_iou"]) == list(CLASSES)
+        known = [value for value in score["per_class_iou"].values() if value is not None]
+        assert score["miou"] == pytest.approx(sum(known) / len(known))
+        assert score["steps"] == 6 and score["seconds"] > 0 and score["method"] == "robust_mutual"
+    teacher = metrics["networks"]["teacher_1"]
+    assert {key: metrics[key] for key in teacher} == teacher
+    assert len({score["pixel_accuracy"] for score in metrics["networks"].values()}) > 1
+
+
+def test_the_tables_hold_a_row_for_each_moment(finished):
+    _, folder = finished
+    history = table(folder / "history.csv")
+    assert [row["step"] for row in history] == ["2", "4", "6"]
+    assert list(history[0])[:3] == ["step", "seconds", "learning_rate"]
+    assert all(math.isfinite(float(value)) for value in history[-1].values())
+    evaluations = table(folder / "evaluations.csv")
+    assert list(evaluations[0]) == ["step", "miou", "pixel_accuracy", "pseudo_label_miou", "pseudo_label_accuracy",
+                                    "total_variation"]  # fmt: skip
+    assert [row["step"] for row in evaluations] == ["4", "6"]
+    assert float(evaluations[-1]["miou"]) == pytest.approx(read(folder / "metrics.json")["miou"], abs=1e-5)
+    assert all(0 <= float(value) <= 1 for name, value in evaluations[-1].items() if name != "step")
+
+
+def test_tensorboard_has_scalars_and_a_picture(finished):
+    _, folder = finished
+    tags = set()
+    for path in (folder / "tensorboard").iterdir():
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            tags |= {(value.tag, event.step) for value in event.summary.value}
+    assert {("training/supervised_1", 2), ("training/learning_rate", 6)} <= tags
+    assert {("evaluation/miou", 4), ("prediction", 6)} <= tags
+
+
+def test_a_row_is_the_mean_of_all_steps_since_the_last(tmp_path):
+    """Also where an evaluation, which ends Keras's epoch, lies between two rows."""
+    root = write_data(tmp_path / "data")
+    training = {"steps": 6, "evaluate_every": 4, "checkpoint_every": 6}
+    for every in (1, 3):
+        content = configuration(root, training=training | {"log_every": every})
+        fit.fit(write_configuration(tmp_path / "run.json", content), output_dir=tmp_path / f"every_{every}")
+    single = [float(row["supervised"]) for row in table(tmp_path / "every_1" / "history.csv")]
+    means = [float(row["supervised"]) for row in table(tmp_path / "every_3" / "history.csv")]
+    assert means == pytest.approx([np.mean(single[:3]), np.mean(single[3:])], rel=1e-4)
+
+
+# The same command again.
+
+
+def test_a_finished_run_started_again_trains_nothing_and_says_where_all_is(run, capsys, monkeypatch):
+    path, folder = run
+    kept = {name: (folder / name).read_bytes() for name in ("history.csv", "evaluations.csv", "config.json")}
+    metrics, before = read(folder / "metrics.json"), checkpointed(folder)
+
+    def begun(self, batch, logs=None):
+        raise AssertionError("training has begun")
+
+    monkeypatch.setattr(callbacks.Phases, "on_train_batch_begin", begun)
+    call(fit.main, path, "--output-dir", folder)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert f"report: {folder / 'report.html'}" in last
+    assert f"saved_model: {folder / 'export' / 'saved_model'}" in last
+    assert f"onnx: {folder / 'export' / 'onnx' / 'model.onnx'}" in last
+    assert kept == {name: (folder / name).read_bytes() for name in kept}
+    assert_same_bits(before, checkpointed(folder))
+    assert without_seconds(read(folder / "metrics.json")) == without_seconds(metrics)
+
+
+def without_seconds(metrics):
+    """Metrics without the time, which is kept to a tenth of a second."""
+    if not isinstance(metrics, dict):
+        return metrics
+    return {key: without_seconds(value) for key, value in metrics.items() if key != "seconds"}
+
+
+def test_a_finished_run_started_again_publishes_no_further_version(run):
+    """A server that watches the folder would load the same network again."""
+    path, folder = run
+    call(fit.main, path, "--output-dir", folder)
+    assert [version.name for version in (folder / "export" / "saved_model").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ("seed=4", "seed is 3, not 4"),
+        ("training.learning_rate=0.01", "training.learning_rate is 0.05, not 0.01"),
+        ("method.p0=stage", 'method.p0 is "online", not "stage"'),
+        ("networks.0.dropout=0.1", "networks"),
+        ("data.crop=[16,16]", "data.crop"),
+    ],
+)
+def test_another_configuration_is_refused_by_the_key(run, capsys, change, says):
+    path, folder = run
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(SystemExit) as end:
+        call(fit.main, path, "--output-dir", folder, "--set", change)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and line.startswith("error: ")
+    assert str(folder) in line and says in line and "--output-dir" in line
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_what_does_not_touch_training_may_change(run):
+    path, folder = run
+    changes = ["about=again", "evaluation.pictures=1", "export.saved_model=false", "export.onnx=false"]
+    call(fit.main, path, "--output-dir", folder, *(word for change in changes for word in ("--set", change)))
+    assert read(folder / "config.json")["about"] == "again"
+
+
+# evaluate
+
+
+def test_evaluate_gives_the_numbers_of_the_run(run):
+    _, folder = run
+    call(evaluate.main, folder)
+    written = read(folder / "metrics_validation.json")
+    metrics = read(folder / "metrics.json")
+    assert written["on"] == "validation" and written["images"] == 3 and written["step"] == 6
+    assert list(written["networks"]) == ROLES
+    for role, score in written["networks"].items():
+        for key in ("miou", "per_class_iou", "pixel_accuracy"):
+            assert score[key] == metrics["networks"][role][key], (role, key)
+
+
+def test_evaluate_on_another_list(run, capsys):
+    _, folder = run
+    call(evaluate.main, folder, "--on", "test", "--set", "data.test=validation.txt")
+    assert read(folder / "metrics_test.json")["networks"]["teacher_1"]["miou"] == read(folder / "metrics.json")["miou"]
+    call(evaluate.main, folder, "--on", "held_out")
+    assert read(folder / "metrics_held_out.json")["images"] == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        call(evaluate.main, folder, "--on", "test")
+    assert end.value.code == 2 and "data.test" in capsys.readouterr().err
+
+
+# predict
+
+
+def masks(folder):
+    return {path.name.removesuffix("_mask.png"): Image.open(path) for path in folder.glob("*_mask.png")}
+
+
+def test_predict_writes_palette_pictures_that_score_as_the_run_does(finished, tmp_path):
+    """Read with nothing of ours, the masks give the very IoU of metrics.json."""
+    path, folder = finished
+    root = path.parent / "data"
+    call(predict.main, folder, *(root / image_name(n) for n in VALIDATION), "--output", tmp_path / "out")
+    found = masks(tmp_path / "out")
+    assert set(found) == {"8", "9", "10"}
+    assert all((tmp_path / "out" / f"{name}_overlay.png").is_file() for name in found)
+    true, predicted = [], []
+    for name, mask in found.items():
+        assert mask.mode == "P" and mask.getpalette()[:9] == sum(PALETTE, [])
+        image = Image.open(root / image_name(int(name)))
+        assert mask.size == image.size
+        true.append(label(root, int(name)).ravel())
+        predicted.append(np.asarray(mask).ravel())
+    true, predicted = np.concatenate(true), np.concatenate(predicted)
+    assert set(np.unique(predicted)) <= {0, 1, 2}
+    true, predicted = true[true != VOID], predicted[true != VOID]
+    metrics = read(folder / "metrics.json")
+    assert metrics["pixel_accuracy"] == np.mean(true == predicted)
+    for k, name in enumerate(CLASSES):
+        union = np.sum((true == k) | (predicted == k))
+        expected = np.sum((true == k) & (predicted == k)) / union if union else None
+        assert metrics["per_class_iou"][name] == expected
+
+
+def test_predict_reads_at_the_size_of_training_and_writes_at_the_images_own(tmp_path):
+    root = write_data(tmp_path / "data")
+    content = configuration(root, data={"size": [24, 32]}, training={"steps": 2})
+    fit.fit(write_configuration(tmp_path / "run.json", content), output_dir=tmp_path / "run")
+    call(predict.main, tmp_path / "run", *(root / image_name(n) for n in VALIDATION))
+    found = masks(tmp_path / "run" / "predictions")
+    assert {name: mask.size for name, mask in found.items()} == {"8": (64, 48), "9": (64, 48), "10": (50, 40)}
+    true = {n: label(root, n) for n in VALIDATION}
+    hits = [(np.asarray(found[str(n)]) == true[n])[true[n] != VOID] for n in VALIDATION]
+    assert read(tmp_path / "run" / "metrics.json")["pixel_accuracy"] == np.mean(np.concatenate(hits))
+
+
+def test_predict_keeps_images_of_one_name_apart_and_reads_gray(finished, tmp_path):
+    _, folder = finished
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        Image.fromarray(np.full((20, 30 if place == "a" else 31), 90, np.uint8)).save(tmp_path / place / "x.png")
+    call(predict.main, folder, tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", "--output", tmp_path / "out")
+    assert sorted(mask.size for mask in masks(tmp_path / "out").values()) == [(30, 20), (31, 20)]
+
+
+def test_predict_refuses_images_it_cannot_read_and_names_all(finished, tmp_path, capsys):
+    path, folder = finished
+    (tmp_path / "garbage.png").write_bytes(b"garbage")
+    (tmp_path / "cut.png").write_bytes((path.parent / "data" / image_name(0)).read_bytes()[:200])
+    (tmp_path / "folder.png").mkdir()
+    bad = [tmp_path / name for name in ("garbage.png", "cut.png", "missing.png", "folder.png")]
+    with pytest.raises(SystemExit) as end:
+        call(predict.main, folder, path.parent / "data" / image_name(8), *bad, "--output", tmp_path / "out")
+    *before, last = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and last.startswith("error: 4 of 5 images cannot be read")
+    assert [line.split(": ")[0].strip() for line in before] == [str(path) for path in bad]
+    assert not list((tmp_path / "out").glob("*")), "nothing is written"
+
+
+@pytest.mark.parametrize("below", ["file/out", "file"])
+def test_predict_into_a_folder_that_cannot_be_written(finished, tmp_path, capsys, below):
+    path, folder = finished
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SystemExit) as end:
+        call(predict.main, folder, path.parent / "data" / image_name(8), "--output", tmp_path / below)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2 and last.startswith("error: ") and str(tmp_path / below) in last
+
+
+# export
+
+
+def test_export_publishes_the_next_version(run, capsys):
+    _, folder = run
+    versions = folder / "export" / "saved_model"
+    first = (versions / "1" / "saved_model.pb").read_bytes()
+    call(export.main, folder)
+    assert sorted(path.name for path in versions.iterdir()) == ["1", "2"]
+    assert (versions / "1" / "saved_model.pb").read_bytes() == first
+    out = capsys.readouterr().out
+    assert str(versions / "2") in out and str(folder / "export" / "onnx" / "model.onnx") in out
+    call(export.main, folder, "--set", "export.saved_model=false")
+    assert sorted(path.name for path in versions.iterdir()) == ["1", "2"]
+
+
+def test_both_exports_are_the_network_that_predict_shows(run, tmp_path):
+    """The one that fit exported and the one exported from the reopened run give the mask of `predict`."""
+    path, folder = run
+    image = path.parent / "data" / image_name(8)
+    call(export.main, folder)
+    call(predict.main, folder, image, "--output", tmp_path / "out")
+    expected = np.asarray(masks(tmp_path / "out")["8"])
+    pixels = tf.constant(np.asarray(Image.open(image))[None])
+    for version in ("1", "2"):
+        served = tf.saved_model.load(str(folder / "export" / "saved_model" / version)).signatures["serving_default"]
+        np.testing.assert_array_equal(served(image=pixels)["mask"][0], expected, err_msg=version)
+
+
+# A loss that is no number
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoints(tmp_path, capsys, monkeypatch):
+    root = write_data(tmp_path / "data")
+    content = configuration(root, training={"steps": 6, "checkpoint_every": 2, "log_every": 10})
+    path = write_configuration(tmp_path / "run.json", content)
+    folder = tmp_path / "run"
+    honest = callbacks.Save.on_train_batch_end
+
+    def spoil(self, batch, logs=None):
+        honest(self, batch, logs)
+        if self.run.step == 4:  # after a good save
+            classifier = self.run.method.network.get_layer("classifier").get_layer("logits_convolution")
+            classifier.bias.assign(np.full(3, np.nan))
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(callbacks.Save, "on_train_batch_end", spoil)
+        call(fit.main, path, "--output-dir", folder)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2
+    for part in ("error: step 5: supervised is not finite", str(folder), "training.learning_rate", "0.05"):
+        assert part in line
+    assert all(np.isfinite(value).all() for value in checkpointed(folder).values())
+    assert (folder / "checkpoints" / "ckpt-2.index").is_file() and not (folder / "metrics.json").exists()
+    fit.fit(path, output_dir=folder)  # goes on from the good save
+    assert [row["step"] for row in table(folder / "history.csv")] == ["6"]
+
+
+def test_mixed_precision_is_trained_scored_and_exported(tmp_path):
+    root = write_data(tmp_path / "data")
+    content = configuration(root, training={"steps": 2, "precision": "mixed_bfloat16"}, export={"saved_model": True})
+    fit.fit(write_configuration(tmp_path / "run.json", content), output_dir=tmp_path / "run")
+    assert (tmp_path / "run" / "export" / "saved_model" / "1").is_dir()

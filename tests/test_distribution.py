@@ -1,0 +1,180 @@
+"""Two replicas compute what one process computes from each half of the batch in turn, with XLA and without."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.networks_for_tests import (
+    all_networks,
+    assert_close,
+    half,
+    make_batch,
+    make_method,
+    remember,
+    snapshot,
+    step,
+    stream,
+    weights,
+)
+from tfssl.methods import METHODS
+from tfssl.networks.layers import Dropout
+from tfssl.randomness import fold, noise
+
+STEP = 3  # where the comparison starts: teachers then keep three quarters of themselves
+# Options under which a step shows all its parts: no warm-up, no ramp-up from zero, a threshold some pixels pass.
+SHOWN = {
+    "supervised": {"ema_decay": 0.9},
+    "mean_teacher": {"ramp_up": 1, "threshold": 0.5},
+    "cutmix": {"threshold": 0.5},
+    "robust_mutual": {"warm_up": 0},
+}
+MIXING_OFF = {
+    "mean_teacher": {"mix": "none"}, "cutmix": {"mix": "none"},
+    "robust_mutual": {"cutmix": "none", "model_noise": False},
+}  # fmt: skip
+QUIET = {"dropout": 0.0, "stochastic_depth": 0.0, "frozen_norm": True}
+
+
+def ready(name, strategy=None, **options):
+    """A method at step 3 whose teachers differ from the students and whose prototypes matter."""
+    method = make_method(name, strategy=strategy, **{**SHOWN.get(name, {}), **options})
+    method.optimizer.iterations.assign(STEP)
+    generator = np.random.default_rng(5)
+    for network in all_networks(method).values():
+        if network not in method.minimised:
+            network.set_weights([weight * 1.1 for weight in network.get_weights()])
+    for memory in getattr(method, "prototypes", []):
+        memory.value.assign(generator.normal(size=memory.value.shape))
+        memory.seen.assign(5 * np.ones(memory.seen.shape))
+    return method
+
+
+def draw_as_replica(method):
+    """Let a method in one process draw what a replica draws, the one whose number is in the variable returned."""
+    replica = tf.Variable(0)
+    key = tf.constant([0, method.seed], tf.int32)
+    method.key = lambda: fold(fold(key, method.optimizer.iterations), replica)
+    return replica
+
+
+def in_turn(name, batch, **options):
+    """One process sees one half of the batch, then the other, both times from the same start.
+
+    Returns the losses and the weights of all networks, averaged: the rate is 1, so that this averages gradients too.
+    Then it does so once more but keeps the prototypes of the first half, and returns those after both.
+    """
+    method = ready(name, **options)
+    replica, restore = draw_as_replica(method), remember(method)
+    memories = getattr(method, "prototypes", [])
+
+    def step_on_half(number):
+        restore()
+        replica.assign(number)
+        return step(method, half(batch, number)), {role: weights(net) for role, net in all_networks(method).items()}
+
+    logged, networks = zip(*(step_on_half(number) for number in range(2)), strict=True)
+    step_on_half(0)
+    after_first = [memory.get_weights() for memory in memories]
+    restore()
+    for memory, values in zip(memories, after_first, strict=True):
+        memory.set_weights(values)
+    step(method, half(batch, 1))
+    return mean(*logged), mean(*networks), [memory.get_weights() for memory in memories]
+
+
+def mean(*nests):
+    return tf.nest.map_structure(lambda *values: np.mean(values, axis=0), *nests)
+
+
+def assert_equal_on_replicas(method):
+    strategy = method.distribute_strategy
+    lists = [network.weights for network in all_networks(method).values()]
+    lists += [memory.weights for memory in getattr(method, "prototypes", [])]
+    for weight in itertools.chain(*lists, method.optimizer.variables):
+        first, second = (value.numpy() for value in strategy.experimental_local_results(weight.value))
+        np.testing.assert_array_equal(first, second, weight.path)
+
+
+def compare(name, strategy, xla=False, **options):
+    """Two replicas against two halves in turn (these without XLA); then the replicas stay equal for some steps."""
+    batch = make_batch(seed=1)
+    logged, networks, memories = in_turn(name, batch, **options)
+    method = ready(name, strategy, xla=xla, **options)
+    before = snapshot(method)
+    assert_close(step(method, batch), logged)
+    after = snapshot(method)
+    assert_close({role: after[role] for role in networks}, networks)
+    for memory, expected in zip(getattr(method, "prototypes", []), memories, strict=True):
+        assert_close(dict(enumerate(memory.get_weights())), dict(enumerate(expected)))
+    moved = [np.abs(after[role][weight] - before[role][weight]).max() for role in networks for weight in networks[role]]
+    assert np.max(moved) > 0.1  # far above the tolerance: the comparison is of something
+    for seed in range(3):
+        assert_equal_on_replicas(method)
+        step(method, make_batch(seed=seed))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_losses_and_gradients_of_two_replicas(name, two_replicas):
+    compare(name, two_replicas, **QUIET, **MIXING_OFF.get(name, {}))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "robust_mutual" else []) for name in METHODS]
+)
+def test_losses_and_gradients_of_two_replicas_under_xla(name, two_replicas):
+    compare(name, two_replicas, xla=True, **QUIET, **MIXING_OFF.get(name, {}))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_noise_mixing_and_batch_statistics_on_two_replicas(name, two_replicas):
+    """With the keys that the replicas have, one process draws their noise, and statistics are averaged too."""
+    compare(name, two_replicas)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"labels_from": "students", "self_supervision": False}, {"p0": "stage", "teacher_statistics": "average"}],
+)
+def test_settings_of_mutual_learning_on_two_replicas(options, two_replicas):
+    compare("robust_mutual", two_replicas, **options)
+
+
+@pytest.mark.parametrize(("name", "noisy"), [*((name, True) for name in METHODS), ("mean_teacher", False)])
+def test_each_replica_draws_masks_of_its_own(name, noisy, two_replicas):
+    """Both replicas get the same images: their losses differ by what they draw, and by nothing else."""
+    once = half(make_batch(), 0)
+    twice = tf.nest.map_structure(lambda tensor: tf.concat([tensor, tensor], 0), once)
+    method = ready(name, two_replicas, **({} if noisy else {**QUIET, **MIXING_OFF.get(name, {})}))
+    method.enter(STEP, list)
+    (data,) = two_replicas.experimental_distribute_dataset(stream(method, twice))
+    logged = tf.function(lambda: two_replicas.run(method.train_step, args=(data,)))()
+    for term in method.terms:
+        first, second = two_replicas.experimental_local_results(logged[term])
+        assert (float(first) != float(second)) == noisy, term
+
+
+def test_dropout_masks_differ_between_replicas(two_replicas):
+    method = make_method("supervised", strategy=two_replicas)
+
+    def masks():
+        with noise(method.key()):
+            return Dropout(0.5, number=3)(tf.ones([100]), training=True)
+
+    first, second = two_replicas.experimental_local_results(tf.function(lambda: two_replicas.run(masks))())
+    assert 20 < np.sum(first.numpy() != second.numpy()) < 80
+
+
+def test_full_pass_on_two_replicas(two_replicas):
+    """The prototypes before a stage come out of both replicas as out of one process, and so does their count."""
+    options = {"warm_up": 0, "prototype_start": "full_pass"}
+    alone, together = (
+        make_method("robust_mutual", strategy=strategy, **options) for strategy in (None, two_replicas)
+    )
+    for method in (alone, together):
+        method.begin_stage(lambda: stream(method, make_batch(seed=1), make_batch(seed=2)))  # noqa: B023
+    first, second = snapshot(alone), snapshot(together)
+    assert_close(first["prototypes_1"], second["prototypes_1"])
+    assert_close(first["prototypes_2"], second["prototypes_2"])
+    assert_equal_on_replicas(together)

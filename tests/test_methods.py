@@ -1,0 +1,372 @@
+"""What every method owes: the same contract tests over all of METHODS, then what is particular to the baselines."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.networks_for_tests import (
+    CLASSES,
+    VOID,
+    all_networks,
+    assert_close,
+    gradients_by_network,
+    make_batch,
+    make_method,
+    reached,
+    remember,
+    same,
+    snapshot,
+    step,
+    tiny_network,
+)
+from tfssl import mixing
+from tfssl.methods import METHODS
+
+# Options under which a step shows all its parts: no warm-up, no ramp-up from zero, a threshold some pixels pass.
+SHOWN = {
+    "mean_teacher": {"ramp_up": 1, "threshold": 0.5}, "cutmix": {"threshold": 0.5}, "robust_mutual": {"warm_up": 0},
+}  # fmt: skip
+# What each term may teach, and which network follows which.
+TAUGHT = {
+    "supervised": {"supervised": "network"},
+    "mean_teacher": {"supervised": "student", "consistency": "student"},
+    "cutmix": {"supervised": "student", "consistency": "student"},
+    "robust_mutual": {f"{term}_{k}": f"student_{k}" for term in ("supervised", "peer", "self") for k in (1, 2)},
+}
+FOLLOWS = {
+    "supervised": {"average": "network"},
+    "mean_teacher": {"teacher": "student"},
+    "cutmix": {"teacher": "student"},
+    "robust_mutual": {"teacher_1": "student_1", "teacher_2": "student_2"},
+}
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def shown(name, **options):
+    return make_method(name, **{**SHOWN.get(name, {}), **options})
+
+
+def started(name, **options):
+    """A method some steps on, so that teachers, prototypes and ramps are no longer what they begin as."""
+    method = shown(name, **{"rate": 0.02, **options})
+    for seed in range(3):
+        step(method, make_batch(seed))
+    return method
+
+
+@every_method
+def test_logs_all_its_terms_and_ships_one_of_its_networks(name):
+    method = started(name)
+    logged = step(method, make_batch())
+    assert set(logged) == {*method.terms, *method.watched}
+    assert all(np.isfinite(value) for value in logged.values())
+    assert method.deployed in method.roles.values()
+    image, valid, *_ = make_batch()["unlabeled"]
+    assert same(method(image), method.deployed(image, training=False))
+    pseudo = method.pseudo_labels(image)
+    assert pseudo is None or (pseudo.shape == valid.shape and set(np.unique(pseudo)) <= set(range(len(CLASSES))))
+    assert (method.coupling(image) is None) == (len(method.minimised) < 2)
+
+
+@every_method
+def test_phases_and_restarts(name):
+    """The first phase and the first schedule begin at 0; entering in the middle begins nothing."""
+    method = make_method(name, steps=100)
+    firsts = [first for first, _, _ in method.phases()]
+    for increasing in (firsts, method.restarts()):
+        assert increasing[0] == 0 and increasing[-1] < 100 and increasing == sorted(set(increasing))
+    for first, function, _ in method.phases():
+        method.enter(first, list)
+        assert method.step_function == function
+        method.enter(first + 1, lambda: pytest.fail("no phase begins here"))
+        assert method.step_function == function
+
+
+@every_method
+@pytest.mark.parametrize("options", [{}, {"p0": "stage"}])
+def test_networks_share_nothing(name, options):
+    if options and name != "robust_mutual":
+        pytest.skip("an option of robust mutual learning")
+    method = shown(name, **options)
+    networks = all_networks(method)
+    assert len(networks) == {"supervised": 2, "mean_teacher": 2, "cutmix": 2}.get(name, 6 if options else 4)
+    identities = [id(weight.value) for network in networks.values() for weight in network.weights]
+    assert len(identities) == len(set(identities))
+    for role, network in networks.items():
+        before = snapshot(method)
+        network.set_weights([weight + 1 for weight in network.get_weights()])
+        changed = {other for other, found in snapshot(method).items() if not same(found, before[other])}
+        assert changed == {role}
+
+
+@every_method
+def test_optimizer_holds_exactly_the_minimised_networks(name):
+    method = shown(name)
+    wanted = {id(method.roles[role]) for role in TAUGHT[name].values()}
+    assert {id(network) for network in method.minimised} == wanted
+    trained = [id(v) for network in method.minimised for v in network.trainable_variables]
+    assert sorted(trained) == sorted(id(v) for v in method.optimizer._trainable_variables)
+    for role, network in all_networks(method).items():
+        assert bool(network.trainable_variables) == (role in TAUGHT[name].values())
+
+
+@every_method
+def test_gradients_reach_exactly_the_networks_they_should(name):
+    """No term has a gradient for a teacher, nor for another student: not a zero one, none."""
+    found = gradients_by_network(started(name), make_batch())
+    assert {term: reached(gradients) for term, gradients in found.items()} == {
+        term: {role} for term, role in TAUGHT[name].items()
+    }
+    for term, role in TAUGHT[name].items():
+        assert any(np.abs(value).max() > 1e-4 for value in found[term][role] if value is not None), term
+
+
+@every_method
+def test_teachers_follow_their_students_as_the_closed_form_says(name):
+    """t_n = d t_(n-1) + (1 - d) s_n with d = min(1 - 1/n, 0.6); batch-norm statistics are the student's."""
+    method = shown(name, ema_decay=0.6, rate=0.1)
+    expected = {}
+    for number in range(5):
+        step(method, make_batch(number))
+        decay = min(1 - 1 / (number + 1), 0.6)
+        for teacher, student in FOLLOWS[name].items():
+            network = method.roles[student]
+            trained = {id(weight) for weight in network.trainable_variables}
+            for n, weight in enumerate(network.weights):
+                now, kept = weight.numpy(), decay if id(weight) in trained else 0.0
+                expected[teacher, n] = kept * expected.get((teacher, n), now) + (1 - kept) * now
+    for (teacher, n), value in expected.items():
+        np.testing.assert_allclose(method.roles[teacher].weights[n].numpy(), value, rtol=1e-5, atol=1e-6)
+
+
+@every_method
+def test_a_step_changes_the_taught_and_the_following_alone(name):
+    method = started(name, **({"p0": "stage"} if name == "robust_mutual" else {}))
+    before = snapshot(method)
+    step(method, make_batch())
+    after = snapshot(method)
+    for role in before:
+        for weight in before[role]:
+            still = np.array_equal(before[role][weight], after[role][weight])
+            frozen = role.startswith("hidden") or "prototypes" in role
+            assert still == frozen or "prototypes" in role, (role, weight)
+    method.optimizer.learning_rate = 0.0
+    held, _ = snapshot(method), step(method, make_batch(1))
+    for role in TAUGHT[name].values():
+        trained = [f"{n} {w.name}" for n, w in enumerate(method.roles[role].weights) if w.trainable]
+        assert same([held[role][w] for w in trained], [snapshot(method)[role][w] for w in trained])
+
+
+@every_method
+def test_head_factor_speeds_the_head_alone(name):
+    moved = {}
+    for factor in (1.0, 10.0):
+        method = shown(name, head_factor=factor, rate=0.01)
+        before = snapshot(method)
+        step(method, make_batch())
+        after = snapshot(method)
+        for role in set(TAUGHT[name].values()):
+            network = method.roles[role]
+            backbone = {id(w) for w in network.get_layer("encoder").get_layer("backbone").weights}
+            for n, weight in enumerate(network.weights):
+                if weight.trainable:
+                    label = f"{n} {weight.name}"
+                    moved[role, label, id(weight) in backbone, factor] = after[role][label] - before[role][label]
+    assert {inside for _, _, inside, _ in moved} == {True, False}
+    for role, label, inside, factor in moved:
+        if factor == 1:
+            wanted = (1 if inside else 10) * moved[role, label, inside, 1.0]
+            np.testing.assert_allclose(moved[role, label, inside, 10.0], wanted, rtol=1e-3, atol=1e-5)
+
+
+@every_method
+def test_a_step_is_a_function_of_seed_and_number(name):
+    results = []
+    for seed in (0, 1):
+        method = shown(name, seed=seed, rate=0.1)
+        method.optimizer.iterations.assign(3)
+        restore = remember(method)
+        for number in (3, 3, 4):
+            restore()
+            method.optimizer.iterations.assign(number)
+            results.append((step(method, make_batch()), snapshot(method)))
+    first, again, later, other, *_ = results
+    assert same(first, again)
+    for different in (later, other):  # labels and images are the same: what differs is the noise
+        assert all(first[0][term] != different[0][term] for term in method.terms if "supervised" in term)
+
+
+@every_method
+def test_teachers_are_deterministic_and_students_are_not(name):
+    """Whatever a teacher alone decides is the same under every seed; every loss of a student differs."""
+    options = {"mix": "none", "dropout": 0.5} if name in ("mean_teacher", "cutmix") else {"dropout": 0.5}
+    first, second = (step(shown(name, seed=seed, **options), make_batch()) for seed in (0, 1))
+    for watched in METHODS[name].watched:
+        assert first[watched] == second[watched] > 0 or watched == "rectified"
+    assert all(first[term] != second[term] for term in METHODS[name].terms if first[term] or second[term])
+
+
+def degenerate(kind):
+    batch = make_batch()
+    (image, label), (weak, valid, *strong) = batch["labeled"], batch["unlabeled"]
+    if kind in ("nothing counts", "all labels void"):
+        label = tf.fill(label.shape, VOID)
+    if kind in ("nothing counts", "all outside"):
+        valid = tf.zeros_like(valid)
+    if kind == "one class":
+        label = tf.ones_like(label)
+    if kind == "black":
+        image, weak, *strong = (tf.zeros_like(view) for view in (image, weak, *strong))
+    return {"labeled": (image, label), "unlabeled": (weak, valid, *strong)}
+
+
+@every_method
+def test_degenerate_batches_are_finite(name):
+    method = started(name)
+    for kind in ("nothing counts", "all labels void", "all outside", "one class", "black"):
+        logged = step(method, degenerate(kind))
+        assert all(np.isfinite(value) for value in logged.values()), kind
+        assert all(np.isfinite(value).all() for value in tf.nest.flatten(snapshot(method))), kind
+        if kind == "nothing counts":
+            assert not any(logged[term] for term in method.terms)
+
+
+def rename_classes(method, order):
+    """Call class c order[c] in all that a method holds."""
+    places = np.argsort(order)
+    for network in all_networks(method).values():
+        last = network.get_layer("classifier").get_layer("logits_convolution")
+        last.kernel.assign(tf.gather(last.kernel, places, axis=-1))
+        last.bias.assign(tf.gather(last.bias, places))
+    for memory in getattr(method, "prototypes", []):
+        for weight in memory.weights:
+            weight.assign(tf.gather(weight, places))
+
+
+@every_method
+def test_renaming_the_classes_renames_the_step(name):
+    """Nothing but labels, the last layer and the prototypes knows a class by its number."""
+    order = np.array([2, 0, 1])
+    batch = make_batch()
+    (image, label), unlabeled = batch["labeled"], batch["unlabeled"]
+    renamed = tf.where(label == VOID, VOID, tf.gather(order.astype("int32"), tf.where(label == VOID, 0, label)))
+    method, other = (started(name, rate=0.05) for _ in range(2))
+    rename_classes(other, order)
+    logged = step(other, {"labeled": (image, renamed), "unlabeled": unlabeled})
+    rename_classes(other, np.argsort(order))
+    assert_close(step(method, batch), logged)
+    assert_close(snapshot(method), snapshot(other))
+
+
+@every_method
+def test_what_lies_outside_has_no_part(name):
+    """Pixels out of reach of any that counts may hold anything: the step stays the same to the bit."""
+    batch = make_batch()
+    (image, label), (weak, valid, *strong) = batch["labeled"], batch["unlabeled"]
+    outside = np.zeros(valid.shape, bool)
+    outside[:, :, 12:] = True
+    label, valid = tf.where(outside, VOID, label), valid & ~outside
+    poison = np.zeros((*valid.shape, 1), bool)
+    poison[:, :, 28:] = True  # the network sees no further than 16 pixels
+    off = {"mix": "none"} if name in ("mean_teacher", "cutmix") else {}
+    off |= {"cutmix": "none"} if name == "robust_mutual" else {}
+    results = []
+    for garbage in (0.0, 255.0):
+        image, weak, *strong = (tf.where(poison, garbage, view) for view in (image, weak, *strong))
+        method = started(name, frozen_norm=True, rate=0.05, **off)
+        logged = step(method, {"labeled": (image, label), "unlabeled": (weak, valid, *strong)})
+        results.append((logged, snapshot(method)))
+    assert same(*results)
+    assert all(results[0][0][term] for term in method.terms)
+
+
+def test_supervised_needs_no_unlabeled_images():
+    method = make_method("supervised")
+    batch = make_batch()
+    assert not method.uses_unlabeled and method.strong_views == 0
+    step(method, {"labeled": batch["labeled"]})
+    plain = make_method("supervised", ema_decay=None)
+    assert plain.deployed is plain.network and plain.pseudo_labels(batch["labeled"][0]) is None
+    step(plain, batch)
+    assert same(plain.network.get_weights(), method.network.get_weights())
+
+
+def softmax(logits):
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("consistency", ["squared_error", "cross_entropy"])
+@pytest.mark.parametrize("view", ["weak", "strong"])
+@pytest.mark.parametrize("name", ["mean_teacher", "cutmix"])
+def test_consistency_is_what_its_formula_says(name, view, consistency):
+    if name == "cutmix" and view == "strong":
+        pytest.skip("the same code as mean teacher")
+    options = {"threshold": 0.8, "consistency_weight": 3.0, "student_view": view, "consistency": consistency,
+               "dropout": 0.0, "stochastic_depth": 0.0, "frozen_norm": True, "mix": "none", "rate": 0.1}  # fmt: skip
+    method = make_method(name, ramp_up=4, steps=8, **options)
+    step(method, make_batch(1))
+    batch = make_batch()
+    weak, valid, strong, _ = (np.array(tensor) for tensor in batch["unlabeled"])
+    target = softmax(np.array(method.teacher(weak, training=False)["logits"], "float64"))
+    found = softmax(np.array(method.student(strong if view == "strong" else weak)["logits"], "float64"))
+    sure = target.max(-1) > 0.8
+    if consistency == "squared_error":
+        distance = ((target - found) ** 2).sum(-1)
+    else:
+        distance = -np.log(np.take_along_axis(found, target.argmax(-1)[..., None], -1))[..., 0]
+    logged = step(method, batch)
+    share = (sure & valid).sum() / valid.sum()
+    assert 0.02 < share < 0.98
+    np.testing.assert_allclose(logged["used_pixels"], share, rtol=1e-4)
+    weight = 3.0 * 1 / 4  # step 1 of a ramp-up of 4
+    np.testing.assert_allclose(logged["consistency"], weight * (distance * sure)[valid].sum() / valid.sum(), rtol=1e-3)
+
+
+def test_without_ramp_up_consistency_has_its_weight_from_the_first_step():
+    batch = make_batch()
+    logged = step(make_method("mean_teacher", ramp_up=0, threshold=0.0), batch)
+    assert logged["consistency"] > 0
+
+
+@pytest.mark.parametrize("name", ["mean_teacher", "cutmix"])
+def test_no_pixel_is_surer_than_certain(name):
+    method = started(name, threshold=1.0, consistency="cross_entropy")
+    logged = step(method, make_batch())
+    assert logged["consistency"] == logged["used_pixels"] == 0 < logged["supervised"]
+
+
+def test_cutmix_mixes_image_target_and_weight_by_one_mask(monkeypatch):
+    """The student sees the mix, and each pixel is compared with what the teacher said of that very pixel."""
+    seen, original = [], mixing.cutmix
+
+    def record(key, *tensors):
+        mixed = original(key, *tensors)
+        seen.append((tensors, mixed))
+        return mixed
+
+    monkeypatch.setattr(mixing, "cutmix", record)
+    method = started("cutmix", dropout=0.0, stochastic_depth=0.0)
+    seen.clear()
+    batch = make_batch()
+    teacher = method.task.activation(method.teacher(batch["unlabeled"][0], training=False)["logits"])
+    gradients_by_network(method, batch)
+    ((image, target, sure, valid), mixed) = seen[0]
+    np.testing.assert_array_equal(image, batch["unlabeled"][0])
+    np.testing.assert_allclose(target, teacher, atol=1e-6)
+    origin = np.abs(np.array(mixed[0])[:, None] - np.array(image)[None]).max(-1) == 0  # [mixed, image, H, W]
+    assert 0.3 < 1 - origin[np.arange(4), np.arange(4)].mean() < 0.7 and origin.any(1).all()
+    chosen = origin.argmax(1)
+    rows, columns = np.indices(chosen.shape[1:])
+    for before, after in zip((target, sure, valid), mixed[1:], strict=True):
+        np.testing.assert_array_equal(np.array(before)[chosen, rows, columns], after)
+    step(make_method("mean_teacher", mix="none"), make_batch())
+    assert len(seen) == 1
+
+
+def test_networks_of_the_tests_keep_the_contract():
+    network = tiny_network(dropout=0.5)
+    for size in (16, 21):
+        outputs = network(tf.zeros([2, size, size, 3]))
+        assert outputs["logits"].shape == (2, size, size, len(CLASSES))
+    assert network.get_layer("encoder").get_layer("backbone")

@@ -1,0 +1,184 @@
+"""A run that is cut and started again ends in the very bits of one that was not; labels not to be seen change none."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.runs_for_tests import (
+    assert_same_bits,
+    checkpointed,
+    configuration,
+    fit_and_cut,
+    fit_and_hold,
+    label_name,
+    state,
+    surroundings,
+    table,
+    write_configuration,
+    write_data,
+)
+from tfssl import fit, runs
+
+PROJECT = Path(fit.__file__).parent.parent
+MUTUAL = {"name": "robust_mutual", "p0": "stage", "stages": 2, "warm_up": 0.2, "ema_decay": 0.9}
+TRAINING = {"steps": 10, "checkpoint_every": 3, "evaluate_every": 4, "log_every": 2}  # stages begin at steps 2 and 6
+SEGFORMER = {"name": "segformer", "embed_dims": [32] * 4, "depths": [1] * 4, "feature_channels": 16}
+
+
+@pytest.fixture(autouse=True)
+def tiny_surroundings(tmp_path):
+    with surroundings(tmp_path):
+        yield
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_data(tmp_path / "data")
+
+
+def assert_same_run(one, other):
+    """Equal in all that training leaves but the time it took."""
+    scores, others = (json.loads((folder / "metrics.json").read_text())["networks"] for folder in (one, other))
+    for role in scores:  # of the networks as they were in memory, whatever is in the checkpoints
+        assert scores[role] | {"seconds": 0} == others[role] | {"seconds": 0}
+    assert_same_bits(checkpointed(one), checkpointed(other))
+    for name in ("history.csv", "evaluations.csv"):
+        assert table(one / name, without=["seconds"]) == table(other / name, without=["seconds"])
+
+
+# In process: an exception cuts the run.
+
+
+def test_mutual_learning_cut_in_every_phase_goes_on_to_the_same_bits(root, tmp_path):
+    method = MUTUAL | {"prototype_start": "full_pass"}
+    path = write_configuration(tmp_path / "run.json", configuration(root, method=method, training=TRAINING))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    expected = fit_and_hold(path, whole)
+    for step in (1, 5, 7):  # before the first save, in the first stage, in the second just after a save at its start
+        fit_and_cut(path, cut, step)
+    assert_same_bits(expected, fit_and_hold(path, cut))
+    assert_same_run(whole, cut)
+    assert [row["step"] for row in table(cut / "history.csv")] == ["2", "4", "6", "8", "10"]
+    assert [row["step"] for row in table(cut / "evaluations.csv")] == ["4", "8", "10"]
+
+
+@pytest.mark.parametrize("method", [{"name": "supervised"}, {"name": "cutmix"}, MUTUAL])
+def test_a_reopened_run_holds_every_value_of_the_one_that_was_trained(root, tmp_path, method):
+    training = {"steps": 5, "log_every": 3}  # the meters hold something after the last row but one
+    path = write_configuration(tmp_path / "run.json", configuration(root, method=method, training=training))
+    trained = fit_and_hold(path, tmp_path / "run")
+    reopened = state(runs.reopen(tmp_path / "run"))
+    assert_same_bits(trained, reopened)
+
+
+def test_a_run_cut_while_it_scores_and_exports_is_finished_by_the_next(root, tmp_path, monkeypatch):
+    path = write_configuration(tmp_path / "run.json", configuration(root))
+    folder = tmp_path / "run"
+
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fit.export, "export_run", cut)
+        fit.fit(path, output_dir=folder)
+    before = checkpointed(folder)
+    assert not (folder / "report.html").exists()
+    fit.fit(path, output_dir=folder)
+    assert (folder / "report.html").is_file() and (folder / "metrics.json").is_file()
+    assert_same_bits(before, checkpointed(folder))
+
+
+def test_half_written_rows_and_a_save_without_its_name_are_forgotten(root, tmp_path):
+    path = write_configuration(tmp_path / "run.json", configuration(root))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    fit.fit(path, output_dir=whole)
+    fit_and_cut(path, cut, 5)
+    with open(cut / "history.csv", "a") as file:
+        file.write("6,1.")
+    for end in ("index", "data-00000-of-00001"):
+        (cut / "checkpoints" / f"ckpt-4.{end}").write_bytes(b"half of a sa")
+    (cut / "config.json").with_name(".config.json.partial").write_text("{")
+    fit.fit(path, output_dir=cut)
+    assert_same_run(whole, cut)
+
+
+# The labels that must not be seen.
+
+
+def garbage(path):
+    path.write_bytes(b"garbage")
+
+
+def directory(path):
+    path.unlink()
+    path.mkdir()
+
+
+def test_labels_named_for_unlabeled_images_change_no_bit(root, tmp_path):
+    content = configuration(root, method={"name": "robust_mutual", "warm_up": 0}, training={"steps": 4})
+    path = write_configuration(tmp_path / "run.json", content)
+    fit.fit(path, output_dir=tmp_path / "good")
+    for number, spoil in zip(range(4, 8), (garbage, directory, Path.unlink, garbage), strict=True):
+        spoil(root / label_name(number))
+    fit.fit(path, output_dir=tmp_path / "spoiled")
+    assert_same_run(tmp_path / "good", tmp_path / "spoiled")
+
+
+# A process of its own: kill -9.
+
+
+def start(path, folder):
+    command = [sys.executable, "-m", "tfssl.fit", str(path), "--output-dir", str(folder)]
+    with open(folder.with_suffix(".log"), "a") as log:
+        return subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log)
+
+
+def kill_when(process, happened, timeout=300):
+    """Kill -9 at the first moment at which happened() is true."""
+    end = time.monotonic() + timeout
+    while not happened():
+        assert process.poll() is None, "the run ended before the moment to kill it"
+        assert time.monotonic() < end
+        time.sleep(0.0005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def logged(folder, step):
+    """A moment in training: the row of this step has just been written."""
+    path = folder / "history.csv"
+    return lambda: path.is_file() and any(row["step"] == str(step) for row in table(path))
+
+
+def saving(folder, step):
+    """A moment in a save: something of it is on the disk, and its name is not yet the newest's."""
+    place = folder / "checkpoints"
+    return lambda: place.is_dir() and any(f"ckpt-{step}." in name for name in os.listdir(place))
+
+
+def saved(folder, step):
+    """The moment after a save: its name has become the newest's."""
+    state = folder / "checkpoints" / "checkpoint"
+    return lambda: state.is_file() and f'model_checkpoint_path: "ckpt-{step}"' in state.read_text()
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_and_the_same_command_give_the_same_bits(root, tmp_path):
+    training = TRAINING | {"steps": 20, "evaluate_every": 10, "log_every": 1, "optimizer": "adamw", "learning_rate": 0.002}
+    content = configuration(root, networks=[SEGFORMER], method=MUTUAL, training=training)
+    path = write_configuration(tmp_path / "run.json", content)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(path, whole).wait() == 0
+    # of steps 0 to 4, 4 to 12 and 12 to 20: warm-up and two stages
+    for moment in (logged(killed, 2), saving(killed, 6), logged(killed, 11), saved(killed, 15)):
+        kill_when(start(path, killed), moment)
+    assert start(path, killed).wait() == 0
+    assert_same_run(whole, killed)
+    assert [int(row["step"]) for row in table(killed / "history.csv")] == list(range(1, 21))
+    assert "going on after step" in killed.with_suffix(".log").read_text()
