@@ -13,6 +13,12 @@ CLASSES = ("ground", "tree", "sky")
 FEATURES = 8
 SIZE = 32
 VOID = 255
+# Options under which a step shows all its parts: no warm-up, no ramp-up from zero, a threshold some pixels pass.
+SHOWN = {
+    "mean_teacher": {"ramp_up": 1, "threshold": 0.5}, "cutmix": {"threshold": 0.5}, "robust_mutual": {"warm_up": 0},
+}  # fmt: skip
+UNMIXED = {"mean_teacher": {"mix": "none"}, "cutmix": {"mix": "none"}, "robust_mutual": {"cutmix": "none"}}
+QUIET = {"dropout": 0.0, "stochastic_depth": 0.0, "frozen_norm": True}
 
 
 def tiny_network(seed=0, *, dropout=0.0, stochastic_depth=0.0, frozen_norm=False):
@@ -99,7 +105,7 @@ def step(method, batch, batches=()):
     batches: all the data, for a phase that begins with a pass over it.
     """
     method.enter(steps_done(method), lambda: stream(method, *batches))
-    method.reset_metrics()
+    method.reset_trackers()
     data = stream(method, batch)
     logged = method.train_function(iter(method.distribute_strategy.experimental_distribute_dataset(data)))
     return {name: float(value) for name, value in logged.items()}

@@ -7,6 +7,9 @@ import pytest
 import tensorflow as tf
 
 from tests.networks_for_tests import (
+    QUIET,
+    SHOWN,
+    UNMIXED,
     all_networks,
     assert_close,
     half,
@@ -23,18 +26,6 @@ from tfssl.networks.layers import Dropout
 from tfssl.randomness import fold, noise
 
 STEP = 3  # where the comparison starts: teachers then keep three quarters of themselves
-# Options under which a step shows all its parts: no warm-up, no ramp-up from zero, a threshold some pixels pass.
-SHOWN = {
-    "supervised": {"ema_decay": 0.9},
-    "mean_teacher": {"ramp_up": 1, "threshold": 0.5},
-    "cutmix": {"threshold": 0.5},
-    "robust_mutual": {"warm_up": 0},
-}
-MIXING_OFF = {
-    "mean_teacher": {"mix": "none"}, "cutmix": {"mix": "none"},
-    "robust_mutual": {"cutmix": "none", "model_noise": False},
-}  # fmt: skip
-QUIET = {"dropout": 0.0, "stochastic_depth": 0.0, "frozen_norm": True}
 
 
 def ready(name, strategy=None, **options):
@@ -117,14 +108,12 @@ def compare(name, strategy, xla=False, **options):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_losses_and_gradients_of_two_replicas(name, two_replicas):
-    compare(name, two_replicas, **QUIET, **MIXING_OFF.get(name, {}))
+    compare(name, two_replicas, **QUIET, **UNMIXED.get(name, {}))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == "robust_mutual" else []) for name in METHODS]
-)
+@pytest.mark.parametrize("name", METHODS)
 def test_losses_and_gradients_of_two_replicas_under_xla(name, two_replicas):
-    compare(name, two_replicas, xla=True, **QUIET, **MIXING_OFF.get(name, {}))
+    compare(name, two_replicas, xla=True, **QUIET, **UNMIXED.get(name, {}))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -146,7 +135,7 @@ def test_each_replica_draws_masks_of_its_own(name, noisy, two_replicas):
     """Both replicas get the same images: their losses differ by what they draw, and by nothing else."""
     once = half(make_batch(), 0)
     twice = tf.nest.map_structure(lambda tensor: tf.concat([tensor, tensor], 0), once)
-    method = ready(name, two_replicas, **({} if noisy else {**QUIET, **MIXING_OFF.get(name, {})}))
+    method = ready(name, two_replicas, **({} if noisy else {**QUIET, **UNMIXED.get(name, {})}))
     method.enter(STEP, list)
     (data,) = two_replicas.experimental_distribute_dataset(stream(method, twice))
     logged = tf.function(lambda: two_replicas.run(method.train_step, args=(data,)))()

@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfssl import export as exporting
+from tfssl import parity
 from tfssl.errors import UserError
 
 CLASSES = ["ground", "tree", "sky"]
@@ -99,7 +100,7 @@ def test_encoded_images_of_mixed_sizes_and_kinds_in_one_call(network, exported):
     kinds = [("PNG", "RGB", 33, 47), ("JPEG", "RGB", 50, 20), ("PNG", "L", 9, 64), ("PNG", "RGBA", 16, 16)]
     files, expected = [], []
     for kind, mode, height, width in kinds:
-        picture = Image.fromarray(exporting.structured_images(1, height, width, seed=height)[0]).convert(mode)
+        picture = Image.fromarray(parity.structured_images(1, height, width, seed=height)[0]).convert(mode)
         content = io.BytesIO()
         picture.save(content, kind)
         files.append(content.getvalue())
@@ -115,7 +116,7 @@ def test_encoded_images_of_mixed_sizes_and_kinds_in_one_call(network, exported):
 
 def test_masks_of_the_saved_model_do_not_depend_on_the_batch(exported):
     loaded = tf.saved_model.load(str(exported["saved_model"]))
-    images = tf.constant(exporting.structured_images(3, 40, 52))
+    images = tf.constant(parity.structured_images(3, 40, 52))
     segment = loaded.signatures["serving_default"]
     together = segment(image=images)["mask"].numpy()
     alone = [segment(image=images[n : n + 1])["mask"].numpy()[0] for n in range(3)]
@@ -145,7 +146,7 @@ def test_onnx_file_names_everything_and_carries_its_metadata(exported):
 def test_onnx_equals_keras_at_sizes_the_stride_does_not_divide(network, exported):
     session = onnxruntime.InferenceSession(str(exported["onnx"]), providers=["CPUExecutionProvider"])
     for height, width in (33, 47), (9, 50):
-        images = exporting.structured_images(2, height, width, seed=3)
+        images = parity.structured_images(2, height, width, seed=3)
         mask, probabilities = session.run(["mask", "probabilities"], {"image": images.astype(np.float32)})
         expected, classes = in_keras(network, images)
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
@@ -153,10 +154,10 @@ def test_onnx_equals_keras_at_sizes_the_stride_does_not_divide(network, exported
 
 
 def test_structured_images_show_every_class(network):
-    images = exporting.structured_images(2, 64, 96)
+    images = parity.structured_images(2, 64, 96)
     assert images.shape == (2, 64, 96, 3) and images.dtype == np.uint8
     assert len(np.unique(in_keras(network, images)[1])) == len(CLASSES)  # else agreement would mean little
-    np.testing.assert_array_equal(images, exporting.structured_images(2, 64, 96))
+    np.testing.assert_array_equal(images, parity.structured_images(2, 64, 96))
     smooth = np.abs(np.diff(images.astype(int), axis=2)).mean()
     assert smooth < 0.2 * np.abs(images[:, :, 1:].astype(int) - images[:, :, :-1].mean()).mean()
 
@@ -182,7 +183,7 @@ def test_a_damaged_export_is_refused_and_leaves_nothing(tmp_path, monkeypatch, w
 def test_a_failed_export_leaves_the_published_one_alone(network, tmp_path, monkeypatch):
     exporting.export(network, tmp_path, **FACTS, sizes=[(16, 16)])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    monkeypatch.setattr(exporting, "TOLERANCE", {"saved_model": 1e-5, "onnx": -1.0})
+    monkeypatch.setattr(parity, "TOLERANCE", {"saved_model": 1e-5, "onnx": -1.0})
     with pytest.raises(exporting.ExportError, match="onnx differs from Keras at 16x16"):
         exporting.export(network, tmp_path, **FACTS, sizes=[(16, 16)])
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -191,16 +192,16 @@ def test_a_failed_export_leaves_the_published_one_alone(network, tmp_path, monke
 def test_comparison_counts_wrong_pixels_but_not_near_ties():
     expected = np.array([[[[0.9, 0.1], [0.50001, 0.49999], [0.2, 0.8], [0.7, 0.3]]]], np.float32)
     mask = np.array([[[0, 1, 1, 1]]], np.uint8)  # the second is a tie, the last is wrong
-    row = exporting._compare(expected, expected, [mask], tolerance=1e-4)
+    row = parity._compare(expected, expected, [mask], tolerance=1e-4)
     assert row == {"max_difference": 0.0, "mask_agreement": pytest.approx(2 / 3), "compared": 0.75}
     with pytest.raises(exporting.ExportError, match="masks agree at 66.6667%"):
-        exporting._require_parity({"runtime": "onnx", "height": 1, "width": 4, **row})
-    undefined = exporting._compare(expected, expected * np.nan, [mask * [1, 1, 1, 0]], tolerance=1e-4)
+        parity._require_parity({"runtime": "onnx", "height": 1, "width": 4, **row})
+    undefined = parity._compare(expected, expected * np.nan, [mask * [1, 1, 1, 0]], tolerance=1e-4)
     assert undefined["mask_agreement"] == 1.0
     with pytest.raises(exporting.ExportError, match="probabilities by nan"):
-        exporting._require_parity({"runtime": "onnx", "height": 1, "width": 4, **undefined})
+        parity._require_parity({"runtime": "onnx", "height": 1, "width": 4, **undefined})
     with pytest.raises(exporting.ExportError, match="shapes"):
-        exporting._compare(expected, expected[:, :, :3], [mask], tolerance=1e-4)
+        parity._compare(expected, expected[:, :, :3], [mask], tolerance=1e-4)
 
 
 def test_any_other_resize_convention_is_refused():
@@ -242,7 +243,7 @@ def test_class_names_must_be_as_many_as_the_network_predicts(network, tmp_path):
 def test_more_classes_than_a_byte_holds(tmp_path):
     facts = {"classes": [f"class {n}" for n in range(300)], "palette": None, "ignore_index": None}
     result = exporting.export(tiny_network(300), tmp_path, **facts, sizes=[(17, 22)])
-    images = exporting.structured_images(1, 17, 22)
+    images = parity.structured_images(1, 17, 22)
     loaded = tf.saved_model.load(str(result["saved_model"]))
     mask = loaded.signatures["serving_default"](image=tf.constant(images))["mask"]
     assert mask.dtype == tf.int32 and mask.numpy().max() > 255

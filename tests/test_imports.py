@@ -11,7 +11,7 @@ ROOT = Path(tfssl.__file__).parent
 
 # From the ground up. A module may import what stands on a lower line, and its own package; nothing else of ours.
 LAYERS = [
-    ["errors", "randomness", "resizing"],
+    ["errors", "kinds", "randomness", "resizing"],
     ["losses", "ema", "mixing", "memory", "schedules", "config", "optimizers", "checkpoints", "pictures", "figures",
      "parity", "data", "networks"],
     ["tasks"],

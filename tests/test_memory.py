@@ -91,7 +91,7 @@ def test_momentum_one_freezes():
 def test_a_full_pass_is_the_plain_mean_whatever_the_momentum():
     means, present = images(40)
     full, usual = memory(momentum=0.5), memory(momentum=0.5)
-    full.update(tf.constant(means), tf.constant(present), momentum=1.0)
+    full.update(tf.constant(means), tf.constant(present), cumulative=True)
     usual.update(tf.constant(means), tf.constant(present))
     wanted = (means * present[..., None]).sum(0) / present.sum(0)[:, None]
     np.testing.assert_allclose(full.value, wanted, rtol=1e-4, atol=1e-5)

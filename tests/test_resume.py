@@ -170,7 +170,7 @@ def saved(folder, step):
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment_and_the_same_command_give_the_same_bits(root, tmp_path):
-    training = TRAINING | {"steps": 20, "evaluate_every": 10, "log_every": 1, "optimizer": "adamw", "learning_rate": 0.002}
+    training = TRAINING | {"steps": 20, "evaluate_every": 10, "log_every": 1, "optimizer": "adamw"}
     content = configuration(root, networks=[SEGFORMER], method=MUTUAL, training=training)
     path = write_configuration(tmp_path / "run.json", content)
     whole, killed = tmp_path / "whole", tmp_path / "killed"

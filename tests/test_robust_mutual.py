@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tests.networks_for_tests import (
     CLASSES,
+    QUIET,
     VOID,
     all_networks,
     assert_close,
@@ -26,7 +27,7 @@ from tfssl import mixing
 from tfssl.errors import UserError
 from tfssl.schedules import Polynomial
 
-QUIET = {"dropout": 0.0, "stochastic_depth": 0.0, "frozen_norm": True, "cutmix": "none"}
+SILENT = {**QUIET, "cutmix": "none"}
 
 
 def make(**options):
@@ -95,7 +96,7 @@ def expected_prototypes(output, inside, value, seen, momentum=0.9999):
     ids=str,
 )  # fmt: skip
 def test_the_step_is_what_the_paper_says(options):
-    method = apart(make(**QUIET, **options))
+    method = apart(make(**SILENT, **options))
     if method.frozen:
         for k in range(2):
             method.frozen[k].set_weights(method.teachers[1 - k].get_weights())
@@ -134,7 +135,7 @@ def test_the_step_is_what_the_paper_says(options):
 
 
 def test_swapping_the_networks_swaps_the_terms():
-    method, other = (make(learners=[tiny_network(seed, frozen_norm=True) for seed in pair], **QUIET)
+    method, other = (make(learners=[tiny_network(seed, frozen_norm=True) for seed in pair], **SILENT)
                      for pair in ((1, 2), (2, 1)))  # fmt: skip
     apart(method)
     apart(other)
@@ -176,7 +177,7 @@ def spoil(network):
 @pytest.mark.parametrize("labels_from", ["teachers", "students"])
 def test_labels_come_from_the_networks_that_are_named(labels_from):
     """The opinion of guide 2 moves what is its word, peer 1 and self 2; who is no guide moves but its own terms."""
-    method = apart(make(labels_from=labels_from, **QUIET))
+    method = apart(make(labels_from=labels_from, **SILENT))
     restore, batch, changed = remember(method), make_batch(), {}
     plain = step(method, batch)
     for spoiled in ("teacher_2", "student_2"):
@@ -222,7 +223,7 @@ def test_equal_prototypes_rectify_nothing(value):
 
 
 def test_prototypes_of_both_networks_matter():
-    method = apart(make(**QUIET))
+    method = apart(make(**SILENT))
     restore, batch = remember(method), make_batch()
     plain = step(method, batch)
     for k in range(2):
@@ -340,8 +341,8 @@ def test_cutmix_masks(kind, monkeypatch):
 
 
 def test_mixing_leaves_the_supervised_terms_alone():
-    quiet = {**QUIET, "cutmix": "independent"}
-    mixed, plain = step(apart(make(**quiet)), make_batch()), step(apart(make(**QUIET)), make_batch())
+    quiet = {**SILENT, "cutmix": "independent"}
+    mixed, plain = step(apart(make(**quiet)), make_batch()), step(apart(make(**SILENT)), make_batch())
     differing = {term for term in mixed if mixed[term] != plain[term]}
     assert differing == {"peer_1", "peer_2", "self_1", "self_2"}
 
@@ -357,6 +358,8 @@ def test_stages_share_what_the_warm_up_leaves():
     assert method.restarts() == [0, 60]
     rate = Polynomial(0.5, [*method.restarts(), 100])
     assert float(rate(0)) == float(rate(60)) == 0.5 > float(rate(20)) > float(rate(59)) < 0.03
+    with pytest.raises(UserError, match="method.stages"):
+        make(steps=3, stages=9)
     one = make(steps=10, warm_up=0)
     assert one.stage_starts() == [0] and one.restarts() == [0] and len(one.phases()) == 1
 
@@ -400,7 +403,7 @@ def test_p0_and_prototypes_begin_anew_with_each_stage_and_p0_stays_to_the_bit(st
 
 
 def test_pseudo_labels_that_are_watched_are_those_of_the_step():
-    method = apart(make(p0="stage", **QUIET))
+    method = apart(make(p0="stage", **SILENT))
     spoil(method.frozen[0])
     weak, _, *_ = make_batch()["unlabeled"]
     told = method.teachers[0](weak, training=False)

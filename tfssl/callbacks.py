@@ -69,7 +69,7 @@ class Log(keras.callbacks.Callback):
         if bad:
             raise UserError(
                 f"step {step}: {', '.join(bad)} is not finite; the checkpoints in {self.run.folder} are kept; "
-                f"lower training.learning_rate (now {training.learning_rate:g})"
+                f"lower training.learning_rate in another --output-dir (now {training.learning_rate:g})"
             )
         if step % training.log_every and step != training.steps:
             return
@@ -79,7 +79,7 @@ class Log(keras.callbacks.Callback):
         with self.writer.as_default(step):
             for name, value in {"learning_rate": rate, **logs}.items():
                 tf.summary.scalar(f"training/{name}", value)
-        self.run.method.reset_metrics()
+        self.run.method.reset_trackers()
 
 
 class Evaluate(keras.callbacks.Callback):

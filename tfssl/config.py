@@ -14,8 +14,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from tfssl.errors import UserError
-
-Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+from tfssl.kinds import Share
 
 
 class Section(pydantic.BaseModel):

@@ -25,9 +25,14 @@ def fit(path, overrides=(), output_dir=None):
     make_deterministic(settings)
     source = runs.make_source(settings)
     settings = runs.with_classes(settings, source)
-    runs.claim(folder, settings)
     run = runs.build(settings, folder, source)
-    if run.checkpoints.restore():
+    runs.claim(folder, settings)
+    restored = run.checkpoints.restore()
+    if restored and run.step == settings.training.steps and (folder / "report.html").is_file():
+        print(f"{folder}: finished before, nothing to do")
+        announce(folder / "report.html", published(folder / "export"))
+        return folder
+    if restored:
         print(f"{folder}: going on after step {run.step} of {settings.training.steps}")
     seconds = train(run)
     finish(run, seconds)
@@ -89,7 +94,19 @@ def finish(run, seconds):
     exports = export.export_run(run, deployed["miou"])
     page = report.write(folder)
     print(f"mIoU {100 * deployed['miou']:.2f} % on {run.source.validation.count} validation images")
+    announce(page, exports)
+
+
+def announce(page, exports):
+    """The last line of a run: where the report and the exports are."""
     print(" ".join([f"report: {page}", *(f"{name}: {place}" for name, place in exports.items())]))
+
+
+def published(folder):
+    """{what: path} of the newest exports of a finished run."""
+    versions = sorted((folder / "saved_model").glob("[0-9]*"), key=lambda path: int(path.name))
+    onnx = folder / "onnx" / "model.onnx"
+    return ({"saved_model": versions[-1]} if versions else {}) | ({"onnx": onnx} if onnx.is_file() else {})
 
 
 def draw_examples(run):

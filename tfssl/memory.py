@@ -20,8 +20,8 @@ class Prototypes(keras.layers.Layer):
         self.seen = self.add_weight(name="seen", shape=(classes,), initializer="zeros", trainable=False)
         self.built = True
 
-    def update(self, means, present, momentum=None):
-        """Take the images of a batch one after another; `momentum` replaces lambda for this call.
+    def update(self, means, present, cumulative=False):
+        """Take the images of a batch one after another; `cumulative` makes it the plain mean of all images so far.
 
         means: [B, C, D] class means of each image; present: [B, C], 1 where an image shows a class.
 
@@ -33,10 +33,11 @@ class Prototypes(keras.layers.Layer):
             means, present = replica.all_gather([means, present], axis=0)
             means, present = tf.ensure_shape(means, [images, None, None]), tf.ensure_shape(present, [images, None])
         value, seen = tf.convert_to_tensor(self.value), tf.convert_to_tensor(self.seen)
-        limit = self.momentum if momentum is None else momentum
         for image in range(means.shape[0]):
             here = present[image] > 0
-            keep = tf.minimum(1 - 1 / (seen + 1), limit)[:, None] if self.bias_corrected else limit
+            keep = self.momentum
+            if cumulative or self.bias_corrected:
+                keep = tf.minimum(1 - 1 / (seen + 1), 1.0 if cumulative else self.momentum)[:, None]
             moved = keep * value + (1 - keep) * means[image]
             value = tf.where(here[:, None], moved, value)
             seen = seen + present[image]

@@ -15,7 +15,10 @@ def predict(run, paths, folder, size=None):
 
     size: (height, width) the network reads the image at, as in training; the mask has the image's own size.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.UserError(f"{folder}: cannot write there ({error.strerror}); choose --output") from None
     palette, ignore = run.settings.task.palette, run.settings.task.ignore_index
     images = read_all(paths)
     for path, name in zip(paths, distinct_names(paths), strict=True):

@@ -93,6 +93,9 @@ def build(settings, folder, source=None):
             training.head_factor,
         )  # fmt: skip
         method.compile(optimizer=optimizer, jit_compile=False)
+    if method.mixes and training.unlabeled_batch < 2 * strategy.num_replicas_in_sync:
+        raise UserError(f"training.unlabeled_batch is {training.unlabeled_batch}: this method mixes images, "
+                        "so it needs at least two on each device")  # fmt: skip
     return Run(folder, settings, source, task, method, Checkpoints(method, folder / "checkpoints"), strategy)
 
 

@@ -10,14 +10,15 @@ class SemiSupervised(keras.Model):
     """A Keras model whose `train_step` is a method's update of several networks.
 
     A page sets, as class attributes, what it asks of the others: `learners`, how many networks it is given;
-    `strong_views`, how many strong views of each unlabeled image; `uses_unlabeled`; `terms`, the names of the losses
-    it minimises; `watched`, further numbers it logs. In its constructor it gives `deployed`, the network that ships,
-    and `roles`, all networks by name.
+    `strong_views`, how many strong views of each unlabeled image; `uses_unlabeled`; `mixes`, whether it needs two
+    unlabeled images on each replica; `terms`, the names of the losses it minimises; `watched`, further numbers it
+    logs. In its constructor it gives `roles`, all networks by name, the one that ships first.
     """
 
     learners = 1
     strong_views = 0
     uses_unlabeled = True
+    mixes = False
     terms = ()
     watched = ()
 
@@ -93,6 +94,15 @@ class SemiSupervised(keras.Model):
         return {name: tracker.result() for name, tracker in self.trackers.items() if name in {**terms, **watched}}
 
     # What training uses.
+
+    @property
+    def metrics(self):
+        """None that Keras resets by itself, at each epoch: the log resets the trackers when it has written a row."""
+        return []
+
+    def reset_trackers(self):
+        for tracker in self.trackers.values():
+            tracker.reset_state()
 
     def enter(self, step, batches):
         """Be ready for `step`: choose its phase, and do once what begins it, if this is its first step.

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfssl import losses, mixing
 from tfssl.ema import follow, twin, warmed_up
+from tfssl.kinds import Amount, Share, Weight
 from tfssl.methods.base import SemiSupervised, chain
 from tfssl.randomness import fold, noise
 from tfssl.schedules import steps_of
@@ -28,10 +29,10 @@ class MeanTeacher(SemiSupervised):
     terms = ("supervised", "consistency")
     watched = ("used_pixels",)
 
-    def __init__(self, networks, task, *, ema_decay: float = 0.999, consistency_weight: float = 1.0,
-                 consistency: Literal["squared_error", "cross_entropy"] = "squared_error", threshold: float = 0.0,
+    def __init__(self, networks, task, *, ema_decay: Share = 0.999, consistency_weight: Weight = 1.0,
+                 consistency: Literal["squared_error", "cross_entropy"] = "squared_error", threshold: Share = 0.0,
                  mix: Literal["none", "cutmix"] = "none", student_view: Literal["strong", "weak"] = "strong",
-                 ramp_up: float = 0.1, **shared):  # fmt: skip
+                 ramp_up: Amount = 0.1, **shared):  # fmt: skip
         super().__init__(task, **shared)
         (self.student,) = networks
         self.teacher = twin(self.student)
@@ -39,6 +40,7 @@ class MeanTeacher(SemiSupervised):
         self.ema_decay, self.consistency_weight, self.threshold = ema_decay, consistency_weight, threshold
         self.consistency, self.mix = consistency, mix
         self.strong_views = 1 if student_view == "strong" else 0
+        self.mixes = mix == "cutmix"
         self.ramp_up = steps_of(ramp_up, self.steps)
         self.built = True
 
@@ -46,10 +48,11 @@ class MeanTeacher(SemiSupervised):
         (image, label), (weak, valid, *strong) = batch["labeled"], batch["unlabeled"]
         step = self.optimizer.iterations + 0
         key = self.key()
-        weight = self.consistency_weight * tf.minimum(1.0, tf.cast(step, tf.float32) / max(self.ramp_up, 1))
+        rise = tf.minimum(1.0, tf.cast(step, tf.float32) / self.ramp_up) if self.ramp_up else 1.0
+        weight = self.consistency_weight * rise
 
         def terms():
-            target = self.task.activation(self.teacher(weak, training=False)["logits"])
+            target = tf.stop_gradient(self.task.activation(self.teacher(weak, training=False)["logits"]))
             sure = losses.confident(target, self.threshold) * tf.cast(valid, tf.float32)
             seen, target, sure, inside = self.mixed(fold(key, MIX), strong[0] if strong else weak, target, sure, valid)
             with noise(fold(key, NOISE)):
@@ -85,10 +88,10 @@ class CutMix(MeanTeacher):
     selects pixels (the paper scales the whole loss by the share of confident pixels).
     """
 
-    def __init__(self, networks, task, *, ema_decay: float = 0.99, consistency_weight: float = 1.0,
-                 consistency: Literal["squared_error", "cross_entropy"] = "squared_error", threshold: float = 0.97,
+    def __init__(self, networks, task, *, ema_decay: Share = 0.99, consistency_weight: Weight = 1.0,
+                 consistency: Literal["squared_error", "cross_entropy"] = "squared_error", threshold: Share = 0.97,
                  mix: Literal["none", "cutmix"] = "cutmix", student_view: Literal["strong", "weak"] = "weak",
-                 ramp_up: float = 0.0, **shared):  # fmt: skip
+                 ramp_up: Amount = 0.0, **shared):  # fmt: skip
         super().__init__(
             networks, task, ema_decay=ema_decay, consistency_weight=consistency_weight, consistency=consistency,
             threshold=threshold, mix=mix, student_view=student_view, ramp_up=ramp_up, **shared,

@@ -7,6 +7,7 @@ import tensorflow as tf
 from tfssl import losses, mixing
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.errors import UserError
+from tfssl.kinds import Amount, Share, Weight
 from tfssl.memory import Prototypes
 from tfssl.methods.base import SemiSupervised, chain
 from tfssl.randomness import fold, noise
@@ -38,9 +39,9 @@ class RobustMutual(SemiSupervised):
 
     def __init__(self, networks, task, *, labels_from: Literal["teachers", "students"] = "teachers",
                  self_supervision: bool = True, rectification: bool = True, input_noise: bool = True,
-                 model_noise: bool = True, warm_up: float = 0.2, stages: int = 1, unlabeled_weight: float = 1.0,
-                 ema_decay: float = 0.999, teacher_statistics: Literal["copy", "average"] = "copy",
-                 p0: Literal["online", "stage"] = "online", prototype_momentum: float = 0.9999,
+                 model_noise: bool = True, warm_up: Amount = 0.2, stages: int = 1, unlabeled_weight: Weight = 1.0,
+                 ema_decay: Share = 0.999, teacher_statistics: Literal["copy", "average"] = "copy",
+                 p0: Literal["online", "stage"] = "online", prototype_momentum: Share = 0.9999,
                  prototype_start: Literal["bias_corrected", "full_pass"] = "bias_corrected",
                  cutmix: Literal["independent", "shared", "none"] = "independent", **shared):  # fmt: skip
         super().__init__(task, **shared)
@@ -49,7 +50,8 @@ class RobustMutual(SemiSupervised):
         self.teachers = [twin(student) for student in self.students]
         self.guides = self.teachers if labels_from == "teachers" else self.students
         channels = [student.output["features"].shape[-1] for student in self.students]
-        self.prototypes = [Prototypes(task.channels, size, prototype_momentum) for size in channels]
+        corrected = prototype_start == "bias_corrected"
+        self.prototypes = [Prototypes(task.channels, size, prototype_momentum, corrected) for size in channels]
         self.frozen = [twin(student) for student in self.students] if p0 == "stage" else None
         self.roles = {"teacher_1": self.teachers[0], "teacher_2": self.teachers[1],
                       "student_1": self.students[0], "student_2": self.students[1]}  # fmt: skip
@@ -57,10 +59,12 @@ class RobustMutual(SemiSupervised):
         self.unlabeled_weight = unlabeled_weight
         self.strong_views = 2 if input_noise else 0
         self.cutmix = cutmix if input_noise else "none"
+        self.mixes = self.cutmix != "none"
         self.model_noise, self.ema_decay, self.teacher_statistics = model_noise, ema_decay, teacher_statistics
         self.prototype_start, self.stages, self.warm_up = prototype_start, stages, steps_of(warm_up, self.steps)
-        if len({0, *self.restarts(), self.steps}) < self.stages + 1 or self.stages < 1:
-            raise UserError(f"method.stages is {stages}: training.steps leaves no step for each of them")
+        if stages < 1 or (self.steps - self.warm_up) < stages:
+            raise UserError(f"method.stages is {stages} and method.warm_up {self.warm_up} steps: training.steps, "
+                            f"{self.steps}, leaves no step for each stage")  # fmt: skip
         self.built = True
 
     # Phases: stage 0 learns from labels alone; at each later stage's start prototypes and p_0 are made anew.
@@ -81,8 +85,10 @@ class RobustMutual(SemiSupervised):
                 self.frozen[k].set_weights(self.teachers[k].get_weights())
             memory.reset()
         if self.prototype_start == "full_pass":
-            for batch in batches():
-                self.distribute_strategy.run(tf.function(self.gather_prototypes), args=(batch,))
+            strategy = self.distribute_strategy
+            gather = tf.function(lambda batch: strategy.run(self.gather_prototypes, args=(batch,)))
+            for batch in strategy.experimental_distribute_dataset(batches()):
+                gather(batch)
 
     # The steps.
 
@@ -175,7 +181,7 @@ class RobustMutual(SemiSupervised):
         for guide, memory in zip(self.guides, self.prototypes, strict=True):
             output = guide(chain(image, weak), training=False)
             p = self.task.activation(output["logits"])
-            memory.update(*losses.prototype_means(output["features"], p, inside), momentum=1.0)
+            memory.update(*losses.prototype_means(output["features"], p, inside), cumulative=True)
 
     # What is watched (figures 2 and 4).
 

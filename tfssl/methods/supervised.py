@@ -1,6 +1,7 @@
 """Supervised learning on the labeled images alone: the yardstick of every other method."""
 
 from tfssl.ema import follow, twin, warmed_up
+from tfssl.kinds import Share
 from tfssl.methods.base import SemiSupervised
 from tfssl.randomness import noise
 
@@ -14,7 +15,7 @@ class Supervised(SemiSupervised):
     uses_unlabeled = False
     terms = ("supervised",)
 
-    def __init__(self, networks, task, *, ema_decay: float | None = 0.999, **shared):
+    def __init__(self, networks, task, *, ema_decay: Share | None = 0.999, **shared):
         super().__init__(task, **shared)
         (self.network,) = networks
         self.ema_decay = ema_decay
