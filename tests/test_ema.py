@@ -168,6 +168,6 @@ def test_checkpoints_hold_networks_prototypes_and_optimizer(tmp_path):
     assert [path for path in lost if not path.startswith("mean")] == []
 
 
-def test_bug_checkpoints_leave_out_the_meters(tmp_path):
+def test_checkpoints_hold_the_meters(tmp_path):
     """Checkpoints' docstring says that they are saved; `method.variables` does not have metrics' variables."""
     assert restored_from(Holder(0), tmp_path) == []

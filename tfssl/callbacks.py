@@ -91,22 +91,22 @@ class Evaluate(keras.callbacks.Callback):
         super().__init__()
         self.run, self.writer = run, writer
         self.table = Table(run.folder / "evaluations.csv", self.columns, run.step)
+        self.scores = evaluate.scorer(evaluate.logits_of(run.method.deployed), run.source.validation, run.task)
+        held_out = run.source.held_out
+        self.watch = dict if held_out is None else evaluate.watcher(run.method, held_out, run.task)
 
     def on_train_batch_end(self, batch, logs=None):
         step, training = self.run.step, self.run.settings.training
         if step % training.evaluate_every and step != training.steps:
             return
-        run = self.run
-        score = evaluate.scores(evaluate.logits_of(run.method.deployed), run.source.validation, run.task)
-        row = {"miou": score["miou"], "pixel_accuracy": score["pixel_accuracy"]}
-        if run.source.held_out is not None:
-            row |= evaluate.watch(run.method, run.source.held_out, run.task)
+        score = self.scores()
+        row = {"miou": score["miou"], "pixel_accuracy": score["pixel_accuracy"], **self.watch()}
         self.table.add({"step": step, **{name: f"{value:.5f}" for name, value in row.items()}})
         print(f"\nstep {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in row.items()), flush=True)
         with self.writer.as_default(step):
             for name, value in row.items():
                 tf.summary.scalar(f"evaluation/{name}", value)
-            tf.summary.image("prediction", np.stack([examples_row(run, index)[0] for index in range(1)]))
+            tf.summary.image("prediction", examples_row(self.run, 0)[0][None])
 
 
 class Save(keras.callbacks.Callback):

@@ -10,11 +10,12 @@ import tensorflow as tf
 from tfssl import errors, runs
 
 
-def scores(predict, examples, task):
-    """The scores of predict(image [1,H,W,3]) -> logits [1,H,W,C] over all examples, as task.scores gives them.
+def scorer(predict, examples, task):
+    """A function without arguments: the scores of `predict` over all examples, as task.scores gives them.
 
-    Logits are enlarged (bilinearly) to the label's size before the class is taken: the published protocol at
-    original image size, whatever size the network reads. Padding does not occur; ignored pixels are not counted.
+    predict: image [1,H,W,3] -> logits [1,H,W,C], traced once, however often the scores are asked for. Logits are
+    enlarged (bilinearly) to the label's size before the class is taken: the published protocol at original image
+    size, whatever size the network reads. Padding does not occur; ignored pixels are not counted.
     """
 
     @tf.function(reduce_retracing=True)
@@ -24,25 +25,29 @@ def scores(predict, examples, task):
         logits = tf.image.resize(tf.cast(logits, tf.float32), tf.shape(label), method="bilinear")
         return task.confusion(label, task.decode(logits)[0])
 
-    total = np.zeros([task.channels] * 2, np.int64)
-    for index in range(examples.count):
-        total += confusion(tf.constant(index, tf.int64)).numpy()
-    return task.scores(total)
+    def scores():
+        total = np.zeros([task.channels] * 2, np.int64)
+        for index in range(examples.count):
+            total += confusion(tf.constant(index, tf.int64)).numpy()
+        return task.scores(total)
+
+    return scores
 
 
 def score_networks(networks, examples, task):
     """The scores of each network by its role: {role: {"miou", "per_class_iou", "pixel_accuracy"}}."""
-    return {role: scores(logits_of(network), examples, task) for role, network in networks.items()}
+    return {role: scorer(logits_of(network), examples, task)() for role, network in networks.items()}
 
 
 def logits_of(network):
     return lambda image: network(image, training=False)["logits"]
 
 
-def watch(method, examples, task, most=64):
-    """What is told of learning on held-out labeled images: pseudo-label scores, and the coupling of the teachers.
+def watcher(method, examples, task, most=64):
+    """A function without arguments: what held-out labeled images tell of learning, as a dict.
 
-    The labels are looked at only here, never learned from. The first `most` examples serve.
+    Scores of the pseudo-labels and the coupling of the teachers, each where the method has one. The labels are
+    looked at only here, never learned from. The first `most` examples serve.
     """
 
     @tf.function(reduce_retracing=True)
@@ -56,14 +61,17 @@ def watch(method, examples, task, most=64):
             confusion = task.confusion(label, pseudo)
         return {"confusion": confusion, "coupling": coupling}
 
-    found = [measure(tf.constant(index, tf.int64)) for index in range(min(examples.count, most))]
-    row = {}
-    if found and found[0]["confusion"] is not None:
-        result = task.scores(sum(each["confusion"].numpy() for each in found))
-        row |= {"pseudo_label_miou": result["miou"], "pseudo_label_accuracy": result["pixel_accuracy"]}
-    if found and found[0]["coupling"] is not None:
-        row["total_variation"] = float(np.mean([each["coupling"].numpy() for each in found]))
-    return row
+    def watch():
+        found = [measure(tf.constant(index, tf.int64)) for index in range(min(examples.count, most))]
+        row = {}
+        if found and found[0]["confusion"] is not None:
+            result = task.scores(sum(each["confusion"].numpy() for each in found))
+            row |= {"pseudo_label_miou": result["miou"], "pseudo_label_accuracy": result["pixel_accuracy"]}
+        if found and found[0]["coupling"] is not None:
+            row["total_variation"] = float(np.mean([each["coupling"].numpy() for each in found]))
+        return row
+
+    return watch
 
 
 def main(arguments=None):
