@@ -1,0 +1,61 @@
+"""The configurations that come with the project: each is valid, says what it is, and runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.runs_for_tests import table
+from tfssl import config, fit, runs
+
+PROJECT = Path(fit.__file__).parent.parent
+FILES = sorted((PROJECT / "configs").rglob("*.json"))
+EMBEDDED = sorted((PROJECT / "configs").glob("*.json"))
+CAMVID = PROJECT.parent / "shared" / "camvid"
+ORDER = ["about", "seed", "deterministic", "data", "task", "networks", "method", "training", "evaluation", "export"]
+SHORT = ["training.steps=4", "training.evaluate_every=4", "training.checkpoint_every=4", "training.log_every=1",
+         "evaluation.pictures=1"]  # fmt: skip
+FEW = [f"data.{name}_scenes=6" for name in ("held_out", "validation", "test")]
+
+
+def name_of(path):
+    return str(path.relative_to(PROJECT))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_every_configuration_is_valid_and_in_the_order_of_the_data(path):
+    content = json.loads(path.read_text())
+    assert list(content) == [key for key in ORDER if key in content] and content["about"].endswith(".")
+    settings = runs.resolve(config.load(path), path)
+    assert settings.method.name == path.stem
+
+
+@pytest.mark.parametrize("folder", ["configs", "configs/camvid"])
+def test_the_yardsticks_differ_from_the_main_job_in_the_method_alone(folder):
+    def rest(path):
+        content = json.loads(path.read_text())
+        return {key: value for key, value in content.items() if key not in ("about", "method")}
+
+    paths = sorted((PROJECT / folder).glob("*.json"))
+    assert [path.stem for path in paths] == ["cutmix", "mean_teacher", "robust_mutual", "supervised"]
+    assert all(rest(path) == rest(paths[0]) for path in paths)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EMBEDDED, ids=name_of)
+def test_the_embedded_configurations_run_to_their_exports(path, tmp_path):
+    folder = fit.fit(path, [*SHORT, *FEW], tmp_path / "run")
+    assert [row["step"] for row in table(folder / "history.csv")] == ["1", "2", "3", "4"]
+    assert (folder / "export" / "saved_model" / "1").is_dir() and (folder / "export" / "onnx" / "model.onnx").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CAMVID.is_dir(), reason="CamVid is not there, it does not come with the project")
+@pytest.mark.parametrize("partition", ["1_16", "1_32"])
+def test_the_camvid_configurations_read_their_data(partition):
+    path = PROJECT / "configs" / "camvid" / "robust_mutual.json"
+    settings = runs.resolve(config.load(path, [f"data.root={CAMVID}", f"data.partition={partition}"]), path)
+    source = runs.make_source(settings)
+    assert source.labeled.count == {"1_16": 23, "1_32": 11}[partition]
+    assert source.labeled.count + source.unlabeled.count == 367
+    assert tuple(source.labeled.image(0).shape) == (180, 240, 3)
