@@ -8,7 +8,7 @@ RUN = TF_CPP_MIN_LOG_LEVEL=2 .venv/bin/python
 
 .venv: requirements.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt || (rm -rf .venv; exit 1)
 	touch .venv
 
 .venv/with-tests: .venv requirements-test.txt

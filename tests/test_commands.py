@@ -56,6 +56,14 @@ def run(finished, tmp_path):
     return path, shutil.copytree(folder, tmp_path / "run")
 
 
+@pytest.fixture
+def unexported(tmp_path):
+    """The configuration file and the folder of a short finished run without exports."""
+    content = configuration(write_data(tmp_path / "data"), training={"steps": 2})
+    path = write_configuration(tmp_path / "run.json", content)
+    return path, fit.fit(path, output_dir=tmp_path / "run")
+
+
 def call(main, *arguments):
     errors.run(main, [str(argument) for argument in arguments])
 
@@ -149,6 +157,13 @@ def test_a_row_is_the_mean_of_all_steps_since_the_last(tmp_path):
 
 
 # The same command again.
+
+
+def test_an_export_that_is_wanted_later_is_made_without_training(unexported, capsys):
+    path, folder = unexported
+    fit.fit(path, ["export.onnx=true"], folder)
+    assert (folder / "export" / "onnx" / "model.onnx").is_file() and not (folder / "export" / "saved_model").exists()
+    assert "nothing to train" in capsys.readouterr().out
 
 
 def test_a_finished_run_started_again_trains_nothing_and_says_where_all_is(run, capsys, monkeypatch):

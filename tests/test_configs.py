@@ -41,6 +41,12 @@ def test_the_yardsticks_differ_from_the_main_job_in_the_method_alone(folder):
     assert all(rest(path) == rest(paths[0]) for path in paths)
 
 
+def test_each_has_a_folder_of_its_own():
+    assert len({fit.default_folder(path) for path in FILES}) == len(FILES)
+    assert fit.default_folder("configs/camvid/supervised.json") == Path("runs/camvid/supervised")
+    assert fit.default_folder("somewhere/mine.json") == fit.default_folder("mine.json") == Path("runs/mine")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EMBEDDED, ids=name_of)
 def test_the_embedded_configurations_run_to_their_exports(path, tmp_path):

@@ -116,6 +116,23 @@ def test_losses_and_gradients_of_two_replicas_under_xla(name, two_replicas):
     compare(name, two_replicas, xla=True, **QUIET, **UNMIXED.get(name, {}))
 
 
+@pytest.mark.parametrize("xla", [False, True])
+def test_xla_is_on_where_it_is_asked_for(xla):
+    """A Python function inside the compiled part runs without XLA and cannot be compiled with it."""
+    method = make_method("supervised", xla=xla)
+
+    def terms():
+        loss = tf.reduce_sum(method.network(make_batch()["labeled"][0])["logits"])
+        return {"supervised": loss + 0 * tf.stop_gradient(tf.py_function(lambda: 1.0, [], tf.float32))}, ()
+
+    minimize = tf.function(lambda: method.minimize(terms, [method.network], method.optimizer))
+    if xla:
+        with pytest.raises((tf.errors.InvalidArgumentError, tf.errors.UnimplementedError), match="PyFunc"):
+            minimize()
+    else:
+        minimize()
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_noise_mixing_and_batch_statistics_on_two_replicas(name, two_replicas):
     """With the keys that the replicas have, one process draws their noise, and statistics are averaged too."""

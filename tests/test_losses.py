@@ -239,6 +239,21 @@ def test_class_confidence():
     np.testing.assert_allclose(losses.class_confidence(features, prototypes[order]), omega[..., order], rtol=1e-5)
 
 
+def test_a_class_without_a_prototype_is_as_near_as_the_nearest_other():
+    """Without one it lies nowhere: its row, whatever it holds, has no effect, and its pixels are not taken away."""
+    features = random(14).normal(0, 2, (1, 3, 4, 6)).astype("float32")
+    prototypes = random(15).normal(0, 2, (CLASSES, 6)).astype("float32")
+    known = np.array([True, False] + [True] * (CLASSES - 2))
+    distance = np.linalg.norm(features[..., None, :] - prototypes, axis=-1)
+    distance[..., 1] = distance[..., known].min(-1)
+    expected = np.exp(-distance) / np.exp(-distance).sum(-1, keepdims=True)
+    omega = losses.class_confidence(features, prototypes, known).numpy()
+    np.testing.assert_allclose(omega, expected, rtol=1e-4)
+    np.testing.assert_array_equal(omega[..., 1], omega.max(-1))
+    nobody = losses.class_confidence(features, prototypes, np.zeros(CLASSES, bool))
+    np.testing.assert_allclose(nobody, 1 / CLASSES, rtol=1e-6)
+
+
 def test_class_confidence_is_by_distance_and_not_by_its_square():
     prototypes = np.float32([[3, 0], [0, -1], [0, 0]])
     omega = losses.class_confidence(np.zeros((1, 1, 1, 2), "float32"), prototypes)[0, 0, 0].numpy()

@@ -120,6 +120,12 @@ MISTAKES = {
     "size 0": changed("data.size", data={"size": [0, 32]}),
     "no classes": changed("task.classes", task={"classes": []}),
     "a palette for other classes": changed("task.palette", "2 colours", "3", task={"palette": [[0, 0, 0], [9, 9, 9]]}),
+    "a class named twice": changed("task.classes", "twice", task={"classes": ["sky", "ground", "sky"]}),
+    "scales in the wrong order": changed("data.weak.scale", "smaller", data={"weak": {"scale": [1.5, 0.5]}}),
+    "a crop too small to blur": changed("data.crop", "7 pixels", data={"crop": [6, 32]}, method=MUTUAL),
+    "fewer unlabeled images than a batch": changed(
+        "training.unlabeled_batch", "only 4", training={"unlabeled_batch": 5}, method=MUTUAL
+    ),
     "XLA and determinism": changed("training.xla", "deterministic", training={"xla": True}),
     "too many networks": changed("networks", "give 1", networks=[TINY] * 2),
     "three networks for two": changed("networks", "robust_mutual", "1 or 2", networks=[TINY] * 3, method=MUTUAL),
@@ -148,6 +154,17 @@ MISTAKES = {
         {"data": {"labeled": "x.txt", "validation": "y.txt"}},
     ),
     "empty list": changed("data.unlabeled", "names no example", spoil=write_bytes(b"\n# none\n", "unlabeled.txt")),
+    "three lists that cannot be read": changed(
+        "data.labeled: the list", "data.unlabeled: the list", "data.validation: the list",
+        spoil=lambda root: (write_bytes(b"", "labeled.txt", "validation.txt")(root),
+                            write_bytes(b"\xff\xfe", "unlabeled.txt")(root)),
+    ),
+    "mistakes of lists and of files at once": Mistake(
+        ["list line(s)", "training and evaluation share", "1 bad file(s)"],
+        ["data.unlabeled:", "9.jpg: in data.labeled and data.validation", "2.png: does not exist"],
+        spoil=lambda root: (write_list(root, "labeled", [0, 2, 9]), append("unlabeled.txt", "../x.png")(root),
+                            remove(image_name(2))(root)),
+    ),
     "overlap of training and validation": Mistake(
         ["training and evaluation share"],
         ["9.jpg: in data.labeled and data.validation", "8.png: in data.unlabeled and data.validation"],

@@ -108,6 +108,32 @@ def test_half_written_rows_and_a_save_without_its_name_are_forgotten(root, tmp_p
     assert_same_run(whole, cut)
 
 
+# Two replicas, in processes of their own.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("xla", [False, True])
+def test_a_run_on_two_replicas_scores_exports_and_goes_on_to_the_same_bits(root, tmp_path, xla):
+    training = TRAINING | {"strategy": "mirrored", "xla": xla, "labeled_batch": 2, "unlabeled_batch": 4}
+    content = configuration(
+        root, deterministic=not xla, data={"held_out": "held_out.txt"}, training=training,
+        method=MUTUAL | {"prototype_start": "full_pass"}, export={"saved_model": True, "onnx": True},
+    )  # fmt: skip
+    path = write_configuration(tmp_path / "run.json", content)
+
+    def call(*words):
+        words = [sys.executable, "-m", "tests.mirrored_for_tests", *map(str, words)]
+        done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    call(path, whole)
+    call(path, cut, 5)
+    call(path, cut)
+    assert_same_run(whole, cut)
+    assert (cut / "export" / "saved_model" / "1").is_dir() and (cut / "report.html").is_file()
+
+
 # The labels that must not be seen.
 
 

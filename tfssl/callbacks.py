@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import time
 
 import keras
@@ -30,10 +31,12 @@ class Table:
         self.path, self.columns = path, columns
         rows = [row for row in read_table(path) if int(row["step"]) <= step]
         self.seconds = max((float(row.get("seconds") or 0) for row in rows), default=0.0)
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        partial = path.with_name(f".{path.name}.partial")  # a kill at this moment must not cost the rows there are
+        with open(partial, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows({key: row.get(key, "") for key in columns} for row in rows)
+        os.replace(partial, path)
 
     def add(self, row):
         with open(self.path, "a", newline="", encoding="utf-8") as file:

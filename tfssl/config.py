@@ -33,6 +33,13 @@ class Weak(Section):
     rotation: pydantic.NonNegativeFloat = 0.0
     translation: pydantic.NonNegativeFloat = 0.0
 
+    @pydantic.field_validator("scale")
+    @classmethod
+    def rising(cls, scale):
+        if scale[0] > scale[1]:
+            raise ValueError("give the smaller scale first")
+        return scale
+
 
 class Strong(Section):
     operations: pydantic.NonNegativeInt = 2

@@ -14,6 +14,21 @@ class UserError(Exception):
         self.details = tuple(details)
 
 
+def attempt(problems, function, *arguments, **named):
+    """What the function returns; a UserError is added to the list `problems`, and the result is then None."""
+    try:
+        return function(*arguments, **named)
+    except UserError as error:
+        problems.append(error)
+
+
+def raise_all(problems):
+    """One UserError for all that were collected, with all their details; nothing if there are none."""
+    if problems:
+        details = [line for problem in problems for line in problem.details]
+        raise UserError("; ".join(str(problem) for problem in problems), details)
+
+
 def run(main, arguments=None):
     """Call main(arguments) as a command does: a UserError ends in one line on stderr and status 2."""
     try:

@@ -5,6 +5,7 @@ pictures and report -> SavedModel and ONNX. The same command again continues a r
 """
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tfssl.pictures import save_png
 def fit(path, overrides=(), output_dir=None):
     """Run the configuration of a JSON file to its end; the run's folder."""
     settings = runs.resolve(config.load(path, overrides), path)
-    folder = Path(output_dir or Path("runs") / Path(path).stem)
+    folder = Path(output_dir or default_folder(path))
     make_deterministic(settings)
     source = runs.make_source(settings)
     settings = runs.with_classes(settings, source)
@@ -29,14 +30,25 @@ def fit(path, overrides=(), output_dir=None):
     runs.claim(folder, settings)
     restored = run.checkpoints.restore()
     if restored and run.step == settings.training.steps and (folder / "report.html").is_file():
-        print(f"{folder}: finished before, nothing to do")
-        announce(folder / "report.html", published(folder / "export"))
+        print(f"{folder}: finished before, nothing to train")
+        exports = published(folder / "export")
+        if {name for name, wanted in settings.export if wanted} - exports.keys():
+            exports |= export.export_run(run, json.loads((folder / "metrics.json").read_text())["miou"])
+            report.write(folder)
+        announce(folder / "report.html", exports)
         return folder
     if restored:
         print(f"{folder}: going on after step {run.step} of {settings.training.steps}")
     seconds = train(run)
     finish(run, seconds)
     return folder
+
+
+def default_folder(path):
+    """runs/<name>; below a folder `configs` with the folders between: runs/camvid/supervised is not runs/supervised."""
+    parts = Path(path).with_suffix("").parts
+    after = len(parts) - parts[::-1].index("configs") if "configs" in parts[:-1] else -1
+    return Path("runs", *parts[after:])
 
 
 def make_deterministic(settings):
@@ -75,7 +87,10 @@ def batches(run, start, stop):
 
 
 def one_epoch(run):
-    """Steps in which every unlabeled and every labeled image is seen at least about once."""
+    """Steps in which every unlabeled and every labeled image is seen at least about once.
+
+    The smaller set is seen several times: a mean over an epoch counts its images more often than eq. 10 of RML does.
+    """
     training = run.settings.training
     return max(-(-run.source.labeled.count // training.labeled_batch),
                -(-run.source.unlabeled.count // training.unlabeled_batch))  # fmt: skip

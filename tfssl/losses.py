@@ -52,15 +52,21 @@ def squared_error(target, probability, weight, valid):
     return masked_mean(tf.reduce_sum(tf.square(target - probability), axis=-1) * weight, valid)
 
 
-def class_confidence(features, prototypes):
+def class_confidence(features, prototypes, known=None):
     """Class-wise confidence by distance to the prototypes (RML eq. 9; Zhang et al., arXiv:2106.00609).
 
     omega_k = exp(-||f - eta_k||) / sum_k' exp(-||f - eta_k'||), the Euclidean distance, not its square.
     features: [B, h, w, D]; prototypes: [C, D]. Returns [B, h, w, C], positive, summing to 1 over classes.
+    known: bool [C], which classes have a prototype by now (None: all). The paper has all of them from the start; here
+    a class without one is taken to be as near as the nearest other, so that rectification never takes its pixels away.
     """
     features, prototypes = tf.cast(features, tf.float32)[..., None, :], tf.convert_to_tensor(prototypes)
     squared = tf.reduce_sum(tf.square(features - prototypes), axis=-1)  # direct: ||f||^2 - 2fe + ||e||^2 cancels
-    return tf.nn.softmax(-tf.sqrt(squared), axis=-1)
+    distance = tf.sqrt(squared)
+    if known is not None:
+        nearest = tf.reduce_min(tf.where(known, distance, distance.dtype.max), axis=-1, keepdims=True)
+        distance = tf.where(known, distance, nearest)
+    return tf.nn.softmax(-distance, axis=-1)
 
 
 def rectify(probability, confidence):

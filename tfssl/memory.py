@@ -10,7 +10,8 @@ class Prototypes(keras.layers.Layer):
     momentum: lambda. With bias_corrected, the momentum of class k is min(1 - 1/(n_k + 1), lambda) for its n_k-th
     image, so that a prototype starts as the plain mean of what it has seen: from zero, lambda = 0.9999 would take
     tens of thousands of steps to arrive, and the paper does not say where it starts. A class that an image does not
-    show keeps its prototype to the bit.
+    show keeps its prototype to the bit. The paper moves them once a batch, by the batch's mean; here images are taken
+    one after another, so that the result does not depend on how a batch is spread over replicas.
     """
 
     def __init__(self, classes, channels, momentum=0.9999, bias_corrected=True, **arguments):
@@ -43,6 +44,11 @@ class Prototypes(keras.layers.Layer):
             seen = seen + present[image]
         self.value.assign(value)
         self.seen.assign(seen)
+
+    @property
+    def known(self):
+        """Which classes have a prototype by now: bool [C]."""
+        return tf.convert_to_tensor(self.seen) > 0
 
     def reset(self):
         """Forget everything, for a new full pass over the data."""

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfssl import config, networks, optimizers
 from tfssl.checkpoints import Checkpoints
+from tfssl.data.augment import LEAST_SIDE
 from tfssl.data.examples import Source
 from tfssl.data.sources import SOURCES
 from tfssl.errors import UserError
@@ -35,7 +36,7 @@ class Run:
 
     @property
     def step(self):
-        return int(self.method.optimizer.iterations)
+        return int(self.method.optimizer.iterations.numpy())  # a replica's own is no number
 
 
 def resolve(settings, path):
@@ -43,6 +44,8 @@ def resolve(settings, path):
     data = settings.data.model_dump()
     known = {"source", "crop", "weak", "strong"}
     source = config.choose(SOURCES, data["source"], f"{path}: data.source")
+    if settings.task.classes and len(set(settings.task.classes)) < len(settings.task.classes):
+        raise UserError(f"{path}: task.classes names a class twice; scores go by the names")
     own = {key: value for key, value in data.items() if key not in known}
     own = config.arguments(source, own, f"{path}: data", skip=FROM_TASK)
     update = {"data": {**{key: data[key] for key in known}, **own}, "networks": []}
@@ -93,6 +96,11 @@ def build(settings, folder, source=None):
             training.head_factor,
         )  # fmt: skip
         method.compile(optimizer=optimizer, jit_compile=False)
+    if method.strong_views and min(settings.data.crop) < LEAST_SIDE:
+        raise UserError(f"data.crop is {list(settings.data.crop)}: strong views need {LEAST_SIDE} pixels a side")
+    if method.mixes and source is not None and source.unlabeled.count < training.unlabeled_batch:
+        raise UserError(f"training.unlabeled_batch is {training.unlabeled_batch}, but there are only "
+                        f"{source.unlabeled.count} unlabeled images: one would be mixed with itself")  # fmt: skip
     if method.mixes and training.unlabeled_batch < 2 * strategy.num_replicas_in_sync:
         raise UserError(f"training.unlabeled_batch is {training.unlabeled_batch}: this method mixes images, "
                         "so it needs at least two on each device")  # fmt: skip

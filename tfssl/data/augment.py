@@ -13,6 +13,7 @@ from tfssl.data import photometry
 
 PADDING = 127.0  # mid-gray, which the networks' normalisation takes to about 0
 BLUR_SIGMA = (0.1, 2.0)  # pixels
+LEAST_SIDE = 7  # pixels a strong view must have along each side: the blur mirrors six
 
 
 def weak(image, label, key, *, crop, scale=(0.5, 1.5), flip=True, rotation=0.0, translation=0.0,
@@ -41,7 +42,7 @@ def weak(image, label, key, *, crop, scale=(0.5, 1.5), flip=True, rotation=0.0, 
 def strong(image, key, *, operations=2, magnitude=1.0, blur=0.5, grayscale=0.2):
     """Random changes of colour that leave every pixel in its place.
 
-    image: float32 [H,W,3], 0..255, H and W at least 7; key: int32 [2]. Returns the same shape and range.
+    image: float32 [H,W,3], 0..255, H and W at least LEAST_SIDE; key: int32 [2]. Returns the same shape and range.
     operations: how many of photometry.OPERATIONS are drawn, with replacement, each with a strength of its own
     that is uniform up to `magnitude` (0..1) either way: RandAugment without its geometric operations (Cubuk
     et al., arXiv:1909.13719), the strengths random as in FixMatch (Sohn et al., arXiv:2001.07685, section

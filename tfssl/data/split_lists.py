@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tfssl.data.check import Pair, check, decode_image, decode_label
 from tfssl.data.examples import Examples, Source
-from tfssl.errors import UserError
+from tfssl.errors import UserError, attempt, raise_all
 
 TRAINING, EVALUATION = ("labeled", "unlabeled"), ("validation", "test")
 
@@ -53,10 +53,13 @@ def split_lists(
     root = os.path.realpath(root)
     lists = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation, "test": test}
     lists["held_out"] = held_out
-    sets = _read_lists(root, _list_paths(root, lists, partition))
-    _refuse_overlaps(sets)
+    problems = []  # all of them are told at once, those of the lists and those of the files
+    sets = _read_lists(root, _list_paths(root, lists, partition), problems)
+    attempt(problems, _refuse_overlaps, sets)
     _warn_of_duplicates(sets)
-    sets = check(sets, root=root, classes=len(classes), ignore_index=ignore_index, on_bad_file=on_bad_file)
+    sets = attempt(problems, check, sets, root=root, classes=len(classes), ignore_index=ignore_index,
+                   on_bad_file=on_bad_file)  # fmt: skip
+    raise_all(problems)
     sets.setdefault("unlabeled", [replace(pair, label=None, label_name=None) for pair in sets["labeled"]])
     return Source(
         **{name: _examples(pairs, size) for name, pairs in sets.items()},
@@ -93,22 +96,22 @@ def _list_paths(root, lists, partition):
     }
 
 
-def _read_lists(root, paths):
-    """{set name: list of Pair}; one error names every missing list, else one every malformed line."""
+def _read_lists(root, paths, problems):
+    """{set name: list of Pair} of what can be read; problems grows by what cannot. Missing lists are told at once."""
     missing = [f"data.{name}: no file {path}" for name, path in paths.items() if not os.path.isfile(path)]
     if missing:
         raise UserError("list file(s) missing, named above; list paths are relative to data.root", missing)
     complaints, sets = [], {}
     for name, path in paths.items():
-        sets[name] = list(_read_list(root, name, path, complaints))
+        before = len(complaints)
+        pairs = attempt(problems, lambda name=name, path=path: list(_read_list(root, name, path, complaints)))
+        if pairs:
+            sets[name] = pairs
+        elif pairs is not None and len(complaints) == before:
+            problems.append(UserError(f"data.{name}: the list {path} names no example"))
     if complaints:
-        raise UserError(
-            "list line(s) named above cannot be used; paths are relative to data.root and stay inside it",
-            complaints,
-        )
-    for name, path in paths.items():
-        if not sets[name]:
-            raise UserError(f"data.{name}: the list {path} names no example")
+        problems.append(UserError("list line(s) named above cannot be used; paths are relative to data.root and stay "
+                                  "inside it", complaints))  # fmt: skip
     return sets
 
 

@@ -116,6 +116,9 @@ class SemiSupervised(keras.Model):
             self.step_function = function
             self.make_train_function(force=True)
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Nothing: all is built already. Keras 3 would sum a batch over replicas here, and fails on booleans."""
+
     def train_step(self, batch):
         return self.step_function(batch)
 

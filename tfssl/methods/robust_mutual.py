@@ -150,7 +150,8 @@ class RobustMutual(SemiSupervised):
         """p_t of eq. 6: p_0 by the confidence of eq. 9, with guide k's prototypes; p_0 itself without rectification."""
         if not self.rectification:
             return p0
-        return losses.rectify(p0, losses.class_confidence(features, self.prototypes[k].value))
+        memory = self.prototypes[k]
+        return losses.rectify(p0, losses.class_confidence(features, memory.value, memory.known))
 
     def mixed(self, k, key, image, *labels):
         if self.cutmix == "none":
