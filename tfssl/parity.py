@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 PARITY_SIZES = (64, 96), (75, 101)  # the second is divisible by no stride
-TOLERANCE = {"saved_model": 1e-5, "onnx": 1e-4}  # of probabilities
+TOLERANCE = {"saved_model": 1e-4, "onnx": 1e-4}  # of probabilities; rounding alone was seen to make 1.5e-5
 MASK_AGREEMENT = {"saved_model": 1.0, "onnx": 0.9999}  # of the pixels that are no near-tie
 
 
