@@ -158,6 +158,27 @@ def test_swapping_the_networks_swaps_the_terms():
 
 
 @pytest.mark.parametrize("labels_from", ["teachers", "students"])
+def test_labels_are_told_without_noise_and_move_no_statistics(labels_from):
+    method = make(labels_from=labels_from)
+    (image, _), (weak, *_) = make_batch()["labeled"], make_batch()["unlabeled"]
+    before = snapshot(method)
+    output, probability, _ = method.tell(0, image, weak)
+    expected = method.guides[0](tf.concat([image, weak], 0), training=False)["logits"].numpy()
+    np.testing.assert_allclose(output["logits"], expected, rtol=1e-5)
+    np.testing.assert_allclose(probability, softmax(expected), rtol=1e-4)
+    assert same(before, snapshot(method))
+
+
+def test_a_student_sees_labeled_and_unlabeled_images_in_one_pass():
+    """Batch statistics are those of both streams together."""
+    method, sizes = make(), []
+    study = method.study
+    method.study = lambda k, image, key: sizes.append((k, image.shape[0])) or study(k, image, key)
+    step(method, make_batch())
+    assert sizes == [(0, 8), (1, 8)]
+
+
+@pytest.mark.parametrize("labels_from", ["teachers", "students"])
 @pytest.mark.parametrize("self_supervision", [True, False])
 def test_a_student_learns_from_peer_and_self_and_reaches_no_other_network(labels_from, self_supervision):
     method = apart(make(labels_from=labels_from, self_supervision=self_supervision))
