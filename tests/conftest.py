@@ -7,7 +7,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pytest
 import tensorflow as tf
 
-pytest_plugins = ["tests.lists_for_tests"]  # its fixtures; no test touches the user's cache of checks
+# Their fixtures; one of them keeps tests out of the user's cache of checks.
+pytest_plugins = ["tests.lists_for_tests", "tests.finished_for_tests"]
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2

@@ -17,6 +17,7 @@ from tfssl import callbacks, fit, networks
 PALETTE = [[90, 60, 20], [0, 120, 0], [80, 160, 255]]
 LISTS = {"labeled": range(4), "unlabeled": range(4, 8), "validation": range(8, 11), "held_out": range(4, 6)}
 SIZES = {10: (40, 50)}  # all others are 48 x 64
+SEGFORMER = {"name": "segformer", "embed_dims": [32] * 4, "depths": [1] * 4, "feature_channels": 16}
 
 
 @contextlib.contextmanager

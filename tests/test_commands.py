@@ -1,59 +1,32 @@
-"""The four commands from one end to the other: what a run leaves behind, and what the others make of it."""
+"""fit and evaluate from one end to the other: what a run leaves behind, and what happens when it is started again."""
 
 import json
 import math
-import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
-from tests.networks_for_tests import CLASSES, VOID
+from tests.networks_for_tests import CLASSES, VOID, tiny_network
 from tests.runs_for_tests import (
-    PALETTE,
+    SEGFORMER,
     assert_same_bits,
     checkpointed,
     configuration,
-    image_name,
-    label_name,
     surroundings,
     table,
     write_configuration,
     write_data,
 )
-from tfssl import callbacks, errors, evaluate, export, fit, predict
+from tfssl import callbacks, errors, evaluate, export, fit, parity, runs
 
 ROLES = ["teacher_1", "teacher_2", "student_1", "student_2"]
-VALIDATION = (8, 9, 10)  # of them 9 is a JPEG and 10 has a size of its own
 
 
 @pytest.fixture(autouse=True)
 def tiny_surroundings(tmp_path):
     with surroundings(tmp_path):
         yield
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """(configuration file, folder, what was printed) of a finished run of robust mutual learning, with all exports."""
-    place = tmp_path_factory.mktemp("finished")
-    root = write_data(place / "data")
-    content = configuration(
-        root, data={"held_out": "held_out.txt"}, method={"name": "robust_mutual", "stages": 2},
-        training={"steps": 6, "evaluate_every": 4}, export={"saved_model": True, "onnx": True},
-    )  # fmt: skip
-    path = write_configuration(place / "run.json", content)
-    with surroundings(place):
-        fit.fit(path, output_dir=place / "run")
-    return path, place / "run"
-
-
-@pytest.fixture
-def run(finished, tmp_path):
-    """The configuration file of the finished run, and a copy of its folder that a test may change."""
-    path, folder = finished
-    return path, shutil.copytree(folder, tmp_path / "run")
 
 
 @pytest.fixture
@@ -70,10 +43,6 @@ def call(main, *arguments):
 
 def read(path):
     return json.loads(path.read_text())
-
-
-def label(root, number):
-    return np.asarray(Image.open(root / label_name(number)))
 
 
 # What fit leaves.
@@ -254,113 +223,6 @@ def test_evaluate_on_another_list(run, capsys):
     assert end.value.code == 2 and "data.test" in capsys.readouterr().err
 
 
-# predict
-
-
-def masks(folder):
-    return {path.name.removesuffix("_mask.png"): Image.open(path) for path in folder.glob("*_mask.png")}
-
-
-def test_predict_writes_palette_pictures_that_score_as_the_run_does(finished, tmp_path):
-    """Read with nothing of ours, the masks give the very IoU of metrics.json."""
-    path, folder = finished
-    root = path.parent / "data"
-    call(predict.main, folder, *(root / image_name(n) for n in VALIDATION), "--output", tmp_path / "out")
-    found = masks(tmp_path / "out")
-    assert set(found) == {"8", "9", "10"}
-    assert all((tmp_path / "out" / f"{name}_overlay.png").is_file() for name in found)
-    true, predicted = [], []
-    for name, mask in found.items():
-        assert mask.mode == "P" and mask.getpalette()[:9] == sum(PALETTE, [])
-        image = Image.open(root / image_name(int(name)))
-        assert mask.size == image.size
-        true.append(label(root, int(name)).ravel())
-        predicted.append(np.asarray(mask).ravel())
-    true, predicted = np.concatenate(true), np.concatenate(predicted)
-    assert set(np.unique(predicted)) <= {0, 1, 2}
-    true, predicted = true[true != VOID], predicted[true != VOID]
-    metrics = read(folder / "metrics.json")
-    assert metrics["pixel_accuracy"] == np.mean(true == predicted)
-    for k, name in enumerate(CLASSES):
-        union = np.sum((true == k) | (predicted == k))
-        expected = np.sum((true == k) & (predicted == k)) / union if union else None
-        assert metrics["per_class_iou"][name] == expected
-
-
-def test_predict_reads_at_the_size_of_training_and_writes_at_the_images_own(tmp_path):
-    root = write_data(tmp_path / "data")
-    content = configuration(root, data={"size": [24, 32]}, training={"steps": 2})
-    fit.fit(write_configuration(tmp_path / "run.json", content), output_dir=tmp_path / "run")
-    call(predict.main, tmp_path / "run", *(root / image_name(n) for n in VALIDATION))
-    found = masks(tmp_path / "run" / "predictions")
-    assert {name: mask.size for name, mask in found.items()} == {"8": (64, 48), "9": (64, 48), "10": (50, 40)}
-    true = {n: label(root, n) for n in VALIDATION}
-    hits = [(np.asarray(found[str(n)]) == true[n])[true[n] != VOID] for n in VALIDATION]
-    assert read(tmp_path / "run" / "metrics.json")["pixel_accuracy"] == np.mean(np.concatenate(hits))
-
-
-def test_predict_keeps_images_of_one_name_apart_and_reads_gray(finished, tmp_path):
-    _, folder = finished
-    for place in ("a", "b"):
-        (tmp_path / place).mkdir()
-        Image.fromarray(np.full((20, 30 if place == "a" else 31), 90, np.uint8)).save(tmp_path / place / "x.png")
-    call(predict.main, folder, tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", "--output", tmp_path / "out")
-    assert sorted(mask.size for mask in masks(tmp_path / "out").values()) == [(30, 20), (31, 20)]
-
-
-def test_predict_refuses_images_it_cannot_read_and_names_all(finished, tmp_path, capsys):
-    path, folder = finished
-    (tmp_path / "garbage.png").write_bytes(b"garbage")
-    (tmp_path / "cut.png").write_bytes((path.parent / "data" / image_name(0)).read_bytes()[:200])
-    (tmp_path / "folder.png").mkdir()
-    bad = [tmp_path / name for name in ("garbage.png", "cut.png", "missing.png", "folder.png")]
-    with pytest.raises(SystemExit) as end:
-        call(predict.main, folder, path.parent / "data" / image_name(8), *bad, "--output", tmp_path / "out")
-    *before, last = capsys.readouterr().err.splitlines()
-    assert end.value.code == 2 and last.startswith("error: 4 of 5 images cannot be read")
-    assert [line.split(": ")[0].strip() for line in before] == [str(path) for path in bad]
-    assert not list((tmp_path / "out").glob("*")), "nothing is written"
-
-
-@pytest.mark.parametrize("below", ["file/out", "file"])
-def test_predict_into_a_folder_that_cannot_be_written(finished, tmp_path, capsys, below):
-    path, folder = finished
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SystemExit) as end:
-        call(predict.main, folder, path.parent / "data" / image_name(8), "--output", tmp_path / below)
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert end.value.code == 2 and last.startswith("error: ") and str(tmp_path / below) in last
-
-
-# export
-
-
-def test_export_publishes_the_next_version(run, capsys):
-    _, folder = run
-    versions = folder / "export" / "saved_model"
-    first = (versions / "1" / "saved_model.pb").read_bytes()
-    call(export.main, folder)
-    assert sorted(path.name for path in versions.iterdir()) == ["1", "2"]
-    assert (versions / "1" / "saved_model.pb").read_bytes() == first
-    out = capsys.readouterr().out
-    assert str(versions / "2") in out and str(folder / "export" / "onnx" / "model.onnx") in out
-    call(export.main, folder, "--set", "export.saved_model=false")
-    assert sorted(path.name for path in versions.iterdir()) == ["1", "2"]
-
-
-def test_both_exports_are_the_network_that_predict_shows(run, tmp_path):
-    """The one that fit exported and the one exported from the reopened run give the mask of `predict`."""
-    path, folder = run
-    image = path.parent / "data" / image_name(8)
-    call(export.main, folder)
-    call(predict.main, folder, image, "--output", tmp_path / "out")
-    expected = np.asarray(masks(tmp_path / "out")["8"])
-    pixels = tf.constant(np.asarray(Image.open(image))[None])
-    for version in ("1", "2"):
-        served = tf.saved_model.load(str(folder / "export" / "saved_model" / version)).signatures["serving_default"]
-        np.testing.assert_array_equal(served(image=pixels)["mask"][0], expected, err_msg=version)
-
-
 # A loss that is no number
 
 
@@ -395,3 +257,27 @@ def test_mixed_precision_is_trained_scored_and_exported(tmp_path):
     content = configuration(root, training={"steps": 2, "precision": "mixed_bfloat16"}, export={"saved_model": True})
     fit.fit(write_configuration(tmp_path / "run.json", content), output_dir=tmp_path / "run")
     assert (tmp_path / "run" / "export" / "saved_model" / "1").is_dir()
+
+
+def test_students_of_different_architectures(tmp_path):
+    """Two entries of `networks`: the first is the first student, and its teacher is what ships."""
+    root = write_data(tmp_path / "data")
+    content = configuration(root, networks=[{"name": "tiny"}, SEGFORMER], method={"name": "robust_mutual"},
+                            training={"steps": 4}, export={"saved_model": True})  # fmt: skip
+    folder = fit.fit(write_configuration(tmp_path / "run.json", content), output_dir=tmp_path / "run")
+    scores = read(folder / "metrics.json")["networks"]
+    assert list(scores) == ROLES
+    first, second = runs.reopen(folder, data=False).method.teachers
+    assert first.count_params() == tiny_network().count_params() != second.count_params()
+
+
+def test_a_refused_export_leaves_the_report(tmp_path, monkeypatch):
+    content = configuration(write_data(tmp_path / "data"), training={"steps": 2}, export={"saved_model": True})
+    path = write_configuration(tmp_path / "run.json", content)
+    with monkeypatch.context() as patch, pytest.raises(export.ExportError):
+        patch.setattr(parity, "TOLERANCE", {"saved_model": -1.0, "onnx": -1.0})
+        fit.fit(path, output_dir=tmp_path / "run")
+    assert "no check of an exported network" in (tmp_path / "run" / "report.html").read_text()
+    fit.fit(path, output_dir=tmp_path / "run")  # exports what is lacking and trains nothing
+    assert (tmp_path / "run" / "export" / "saved_model" / "1").is_dir()
+    assert "no check of an exported network" not in (tmp_path / "run" / "report.html").read_text()

@@ -175,9 +175,7 @@ def test_dropout_masks_differ_between_replicas(two_replicas):
 def test_full_pass_on_two_replicas(two_replicas):
     """The prototypes before a stage come out of both replicas as out of one process, and so does their count."""
     options = {"warm_up": 0, "prototype_start": "full_pass"}
-    alone, together = (
-        make_method("robust_mutual", strategy=strategy, **options) for strategy in (None, two_replicas)
-    )
+    alone, together = (make_method("robust_mutual", strategy=strategy, **options) for strategy in (None, two_replicas))
     for method in (alone, together):
         method.begin_stage(lambda: stream(method, make_batch(seed=1), make_batch(seed=2)))  # noqa: B023
     first, second = snapshot(alone), snapshot(together)

@@ -98,9 +98,7 @@ def test_saves_and_loads(built, name, tmp_path):
     built[name].save(tmp_path / "network.keras")
     loaded = keras.models.load_model(tmp_path / "network.keras")
     image = images(1, 33, 47, 3)
-    np.testing.assert_array_equal(
-        loaded(image, training=False)["logits"], built[name](image, training=False)["logits"]
-    )
+    np.testing.assert_array_equal(loaded(image, training=False)["logits"], built[name](image, training=False)["logits"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -250,9 +248,7 @@ def test_backbone_equals_that_of_keras_cv(height, width):
     )
     theirs.set_weights(ours.get_weights())
     image = images(2, height, width, 3)
-    for one, other in zip(
-        ours(image, training=False), theirs((image - 127) / 128, training=False), strict=True
-    ):
+    for one, other in zip(ours(image, training=False), theirs((image - 127) / 128, training=False), strict=True):
         assert np.abs(other).max() > 1
         np.testing.assert_allclose(one, other, atol=1e-4)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs_for_tests import (
+    SEGFORMER,
     assert_same_bits,
     checkpointed,
     configuration,
@@ -28,7 +29,6 @@ from tfssl import fit, runs
 PROJECT = Path(fit.__file__).parent.parent
 MUTUAL = {"name": "robust_mutual", "p0": "stage", "stages": 2, "warm_up": 0.2, "ema_decay": 0.9}
 TRAINING = {"steps": 10, "checkpoint_every": 3, "evaluate_every": 4, "log_every": 2}  # stages begin at steps 2 and 6
-SEGFORMER = {"name": "segformer", "embed_dims": [32] * 4, "depths": [1] * 4, "feature_channels": 16}
 
 
 @pytest.fixture(autouse=True)

@@ -106,8 +106,10 @@ def finish(run, seconds):
                "networks": {role: {**score, **facts} for role, score in networks.items()}}  # fmt: skip
     runs.write_json(folder / "metrics.json", metrics)
     draw_examples(run)
-    exports = export.export_run(run, deployed["miou"])
-    page = report.write(folder)
+    try:
+        exports = export.export_run(run, deployed["miou"])
+    finally:  # an export that is refused takes neither scores nor pictures with it
+        page = report.write(folder)
     print(f"mIoU {100 * deployed['miou']:.2f} % on {run.source.validation.count} validation images")
     announce(page, exports)
 

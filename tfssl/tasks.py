@@ -46,9 +46,7 @@ class Segmentation:
         """
         hit = confusion.diagonal().astype(float)
         union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
-        iou = {
-            name: hit[k] / union[k] if union[k] else None for k, name in enumerate(self.classes)
-        }
+        iou = {name: hit[k] / union[k] if union[k] else None for k, name in enumerate(self.classes)}
         known = [value for value in iou.values() if value is not None]
         return {
             "miou": sum(known) / len(known) if known else 0.0,

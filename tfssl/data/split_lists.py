@@ -164,9 +164,7 @@ def _warn_of_duplicates(sets):
         times = Counter(pair.image for pair in pairs)
         repeated = {pair.image: pair.name for pair in pairs if times[pair.image] > 1}
         if repeated:
-            print(
-                f"warning: data.{name} names more than once: {', '.join(repeated.values())}", file=sys.stderr
-            )
+            print(f"warning: data.{name} names more than once: {', '.join(repeated.values())}", file=sys.stderr)
 
 
 def _examples(pairs, size):

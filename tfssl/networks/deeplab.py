@@ -74,9 +74,7 @@ def _pyramid_pooling(x, channels, rates):
 
 def _separable_convolution(x, channels, name, rate=1):
     name_depthwise = name + "_depthwise"
-    x = keras.layers.DepthwiseConv2D(
-        3, dilation_rate=rate, padding="same", use_bias=False, name=name_depthwise
-    )(x)
+    x = keras.layers.DepthwiseConv2D(3, dilation_rate=rate, padding="same", use_bias=False, name=name_depthwise)(x)
     return _convolution(_normalise(x, name_depthwise), channels, name)
 
 

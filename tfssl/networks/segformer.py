@@ -104,9 +104,7 @@ def _attention(x, channels, reduction, name):
     keys = x
     if reduction > 1:
         # "same", so that a map smaller than the kernel or not divisible by it is covered to its border
-        keys = keras.layers.Conv2D(
-            channels, reduction, strides=reduction, padding="same", name=name + "_reduce"
-        )(keys)
+        keys = keras.layers.Conv2D(channels, reduction, strides=reduction, padding="same", name=name + "_reduce")(keys)
         keys = _layer_norm(keys, name + "_reduce")
     queries = keras.layers.Reshape((-1, channels), name=name + "_queries")(x)
     keys = keras.layers.Reshape((-1, channels), name=name + "_keys")(keys)
