@@ -4,89 +4,24 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.mutual_for_tests import SILENT, apart, cross_entropy, expected_labels, expected_prototypes, make, softmax
 from tests.networks_for_tests import (
-    CLASSES,
-    QUIET,
     VOID,
     all_networks,
     assert_close,
     gradients_by_network,
     make_batch,
-    make_method,
     reached,
     remember,
     same,
     snapshot,
     step,
     steps_done,
-    stream,
     tiny_network,
-    weights,
 )
 from tfssl import mixing
 from tfssl.errors import UserError
 from tfssl.schedules import Polynomial
-
-SILENT = {**QUIET, "cutmix": "none"}
-
-
-def make(**options):
-    return make_method("robust_mutual", **{"warm_up": 0, "rate": 0.02, **options})
-
-
-def apart(method, seed=5):
-    """The method in the middle of a stage: teachers differ from the students, and prototypes matter."""
-    method.optimizer.iterations.assign(2)
-    generator = np.random.default_rng(seed)
-    for teacher in method.teachers:
-        teacher.set_weights([weight * generator.uniform(0.9, 1.2) for weight in teacher.get_weights()])
-    for memory in method.prototypes:
-        memory.value.assign(3 * generator.normal(size=memory.value.shape))
-        memory.seen.assign(generator.integers(2, 9, memory.seen.shape))
-    return method
-
-
-# The paper in NumPy.
-
-
-def softmax(logits):
-    shifted = np.exp(np.array(logits, "float64") - np.max(logits, -1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
-
-
-def cross_entropy(label, logits):
-    """Equation 1, and one H of equation 5, over the pixels that are not void."""
-    counts = label != VOID
-    chosen = np.take_along_axis(np.log(softmax(logits)), np.where(counts, label, 0)[..., None], -1)[..., 0]
-    return -chosen[counts].mean()
-
-
-def resized(values, like):
-    return tf.image.resize(tf.cast(values, tf.float32), like.shape[1:3]).numpy()
-
-
-def expected_labels(output, prototypes, valid, p0=None):
-    """Equations 6 and 9."""
-    probability = softmax(output["logits"]) if p0 is None else p0
-    distance = np.linalg.norm(np.array(output["features"])[..., None, :] - prototypes, axis=-1)
-    rectified = resized(softmax(-distance), probability) * probability
-    return np.where(valid, rectified.argmax(-1), VOID)
-
-
-def expected_prototypes(output, inside, value, seen, momentum=0.9999):
-    """Equations 10 and 11, image by image, starting as a plain mean."""
-    features = np.array(output["features"])
-    classes = resized(softmax(output["logits"]), features).argmax(-1)
-    whole = resized(inside[..., None], features)[..., 0] > 0.999
-    value, seen = value.copy(), seen.copy()
-    for image, class_map, known in zip(features, classes, whole, strict=True):
-        for k in range(len(CLASSES)):
-            member = (class_map == k) & known
-            if member.sum() >= 10:
-                keep = min(1 - 1 / (seen[k] + 1), momentum)
-                value[k] = keep * value[k] + (1 - keep) * image[member].mean(0)
-                seen[k] += 1
-    return value, seen
 
 
 @pytest.mark.parametrize(
@@ -225,87 +160,6 @@ def test_total_variation_is_watched():
     assert 0 < logged["total_variation"] < 1
     first, second = (softmax(teacher(image, training=False)["logits"]) for teacher in method.teachers)
     np.testing.assert_allclose(method.coupling(image), 0.5 * np.abs(first - second).sum(-1).mean(), rtol=1e-4)
-
-
-# Rectification.
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_equal_prototypes_rectify_nothing(value):
-    """omega is then the same for all classes: robust mutual learning is indirect mutual learning, to the bit."""
-    results = []
-    for rectification in (True, False):
-        method = apart(make(rectification=rectification, dropout=0.5))
-        for memory in method.prototypes:
-            memory.value.assign(np.full(memory.value.shape, value))
-        results.append((step(method, make_batch()), snapshot(method)))
-    assert same(*results)
-    assert results[0][0]["rectified"] == 0
-
-
-def test_prototypes_of_both_networks_matter():
-    method = apart(make(**SILENT))
-    restore, batch = remember(method), make_batch()
-    plain = step(method, batch)
-    for k in range(2):
-        restore()
-        method.prototypes[k].value.assign(-method.prototypes[k].value)
-        logged = step(method, batch)
-        changed = {term for term in method.terms if logged[term] != plain[term]}
-        assert changed == {f"self_{k + 1}", f"peer_{2 - k}"}
-
-
-def test_a_class_that_is_absent_keeps_its_prototype_to_the_bit():
-    """Teachers that never say class 2."""
-    method = apart(make())
-    for teacher in method.teachers:
-        last = teacher.get_layer("classifier").get_layer("logits_convolution")
-        last.bias.assign([0.0, 0.0, -1000.0])
-    before = [weights(memory) for memory in method.prototypes]
-    step(method, make_batch())
-    for memory, held in zip(method.prototypes, before, strict=True):
-        for name, value in weights(memory).items():
-            np.testing.assert_array_equal(value[2], held[name][2])
-            assert (value != held[name]).any()
-
-
-def test_a_full_pass_gives_plain_means_over_all_batches():
-    """Every image of both streams once, each class's mean over the images that show it; nothing of before is left."""
-    method = apart(make(prototype_start="full_pass", rate=0.0))
-    batches = [make_batch(seed) for seed in range(3)]
-    expected = []
-    for k in range(2):
-        value, seen = np.zeros([len(CLASSES), 8]), np.zeros(len(CLASSES))
-        for batch in batches:
-            (image, label), (weak, valid, *_) = batch["labeled"], batch["unlabeled"]
-            output = method.teachers[k](tf.concat([image, weak], 0), training=False)
-            inside = np.concatenate([np.array(label) != VOID, valid])
-            value, seen = expected_prototypes(output, inside, value, seen, momentum=1.0)
-        expected.append((value, seen))
-    method.begin_stage(lambda: stream(method, *batches))
-    for memory, (value, seen) in zip(method.prototypes, expected, strict=True):
-        assert seen.max() > 10
-        np.testing.assert_allclose(memory.value.numpy(), value, rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(memory.seen.numpy(), seen)
-
-
-def test_a_full_pass_is_traced_once(monkeypatch):
-    """Tracing takes seconds with a real network, and a full pass has hundreds of batches."""
-    method, traced = make(prototype_start="full_pass"), []
-    gather = method.gather_prototypes
-    monkeypatch.setattr(method, "gather_prototypes", lambda batch: traced.append(gather(batch)))
-    method.begin_stage(lambda: stream(method, *map(make_batch, range(4))))
-    assert len(traced) == 1
-
-
-def test_momentum_one_freezes_the_prototypes_of_a_full_pass():
-    """Equation 11 with lambda = 1; the full pass has taken the place of a start from nothing."""
-    method = make(prototype_start="full_pass", prototype_momentum=1.0)
-    method.begin_stage(lambda: stream(method, make_batch(1)))
-    method.optimizer.iterations.assign(1)
-    before = [memory.value.numpy() for memory in method.prototypes]
-    step(method, make_batch(2))
-    assert same(before, [memory.value.numpy() for memory in method.prototypes])
 
 
 # Noise.
