@@ -13,16 +13,11 @@ CLASSES = ("ground", "tree", "sky")
 FEATURES = 8
 SIZE = 32
 VOID = 255
-# Options under which a step shows all its parts: no warm-up, no ramp-up from zero, a threshold some pixels pass.
-SHOWN = {
-    "mean_teacher": {"ramp_up": 1, "threshold": 0.5}, "cutmix": {"threshold": 0.5}, "robust_mutual": {"warm_up": 0},
-}  # fmt: skip
-UNMIXED = {"mean_teacher": {"mix": "none"}, "cutmix": {"mix": "none"}, "robust_mutual": {"cutmix": "none"}}
 QUIET = {"dropout": 0.0, "stochastic_depth": 0.0, "frozen_norm": True}
 
 
-def tiny_network(seed=0, *, dropout=0.0, stochastic_depth=0.0, frozen_norm=False):
-    """[B,H,W,3] -> {"logits" [B,H,W,3], "features" [B,H/4,W/4,8]}. Every class wins somewhere."""
+def tiny_network(seed=0, *, classes=3, dropout=0.0, stochastic_depth=0.0, frozen_norm=False):
+    """[B,H,W,3] -> {"logits" [B,H,W,C], "features" [B,H/4,W/4,8]}. Of three classes every one wins somewhere."""
     keras.utils.set_random_seed(seed)
     image = image_input()
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(image)
@@ -33,7 +28,7 @@ def tiny_network(seed=0, *, dropout=0.0, stochastic_depth=0.0, frozen_norm=False
     x = keras.Model(image, x, name="backbone")(image)
     x = keras.layers.Conv2D(FEATURES, 3, strides=2, padding="same", use_bias=False)(x)
     x = keras.layers.BatchNormalization(momentum=0.9)(x)
-    network = with_classifier(keras.Model(image, x, name="encoder"), len(CLASSES), dropout)
+    network = with_classifier(keras.Model(image, x, name="encoder"), classes, dropout)
     classifier = network.get_layer("classifier").get_layer("logits_convolution")
     classifier.kernel.assign(keras.random.normal(classifier.kernel.shape, stddev=1.5, seed=seed))
     if frozen_norm:
@@ -49,10 +44,10 @@ def colored_blocks(generator, count, block=8):
     return np.clip(image, 0, 255).astype("float32")
 
 
-def make_batch(seed=0, count=4, strong_views=2):
+def make_batch(seed=0, count=4, strong_views=2, classes=3):
     """A paired batch as the stream gives it, some labels void and some unlabeled pixels outside of the image."""
     generator = np.random.default_rng(seed)
-    label = np.kron(generator.integers(0, len(CLASSES), [count, 4, 4]), np.ones([1, 8, 8])).astype("int32")
+    label = np.kron(generator.integers(0, classes, [count, 4, 4]), np.ones([1, 8, 8])).astype("int32")
     label[:, :3] = VOID
     weak = colored_blocks(generator, count)
     valid = np.ones([count, SIZE, SIZE], bool)
@@ -71,19 +66,25 @@ def half(batch, number):
 
 
 def make_method(name, *, learners=None, strategy=None, rate=1.0, head_factor=1.0, steps=8, seed=0, xla=False,
-                dropout=0.3, stochastic_depth=0.3, frozen_norm=False, **arguments):  # fmt: skip
+                dropout=0.3, stochastic_depth=0.3, frozen_norm=False, classes=CLASSES, **arguments):  # fmt: skip
     """A method of METHODS over tiny networks. Plain SGD: at the default rate a step moves weights by -gradient."""
     page = METHODS[name]
     with (strategy or tf.distribute.get_strategy()).scope():
-        options = {"dropout": dropout, "stochastic_depth": stochastic_depth, "frozen_norm": frozen_norm}
+        options = {"dropout": dropout, "stochastic_depth": stochastic_depth, "frozen_norm": frozen_norm,
+                   "classes": len(classes)}  # fmt: skip
         learners = learners or [tiny_network(11 + number, **options) for number in range(page.learners)]
-        method = page(learners, Segmentation(CLASSES, VOID), steps=steps, seed=seed, xla=xla, **arguments)
-        optimizer = optimizers.SGD(rate, momentum=0.0)
-        optimizer.build([variable for network in method.minimised for variable in network.trainable_variables])
-        heads = [variable for network in method.minimised for variable in networks.head_variables(network)]
-        optimizer.set_factors(heads, head_factor)
-        method.compile(optimizer=optimizer, jit_compile=False)
+        method = page(learners, Segmentation(classes, VOID), steps=steps, seed=seed, xla=xla, **arguments)
+        method.compile(optimizer=plain_sgd(rate, method.minimised, head_factor), jit_compile=False)
+        for further, moved in method.also_minimised.items():
+            method.further_optimizers[further] = plain_sgd(rate, moved, head_factor)
     return method
+
+
+def plain_sgd(rate, moved, head_factor):
+    optimizer = optimizers.SGD(rate, momentum=0.0)
+    optimizer.build([variable for network in moved for variable in network.trainable_variables])
+    optimizer.set_factors([variable for network in moved for variable in networks.head_variables(network)], head_factor)
+    return optimizer
 
 
 def streamed(method, batch):
@@ -116,10 +117,11 @@ def steps_done(method):
 
 
 def all_networks(method):
-    """Every network a method holds, by role; those it does not show, such as frozen ones, too."""
-    shown = {id(network) for network in (method, *method.roles.values())}
+    """Every network a method holds, by role; heads, and those it does not show, such as frozen ones, too."""
+    named = {**method.roles, **method.heads}
+    shown = {id(network) for network in (method, *named.values())}
     hidden = [layer for layer in method._flatten_layers(recursive=False) if isinstance(layer, keras.Model)]
-    return dict(method.roles) | {f"hidden_{n}": layer for n, layer in enumerate(hidden) if id(layer) not in shown}
+    return named | {f"hidden_{n}": layer for n, layer in enumerate(hidden) if id(layer) not in shown}
 
 
 def weights(network):
@@ -130,18 +132,21 @@ def weights(network):
 def snapshot(method):
     """The weights of all networks and memories of a method: {role: {weight: array}}."""
     found = {role: weights(network) for role, network in all_networks(method).items()}
-    memories = getattr(method, "prototypes", [])
-    return found | {f"prototypes_{n + 1}": weights(memory) for n, memory in enumerate(memories)}
+    return found | {f"memory_{n + 1}": weights(memory) for n, memory in enumerate(method.memories)}
 
 
 def remember(method):
     """A function that brings back all weights and the step as they are now, so that one trace serves many steps."""
-    layers = [*all_networks(method).values(), *getattr(method, "prototypes", [])]
+    layers = [*all_networks(method).values(), *method.memories]
     values, number = [layer.get_weights() for layer in layers], steps_done(method)
+    slots = [variable for optimizer in method.optimizers for variable in optimizer.variables]
+    held_slots = [variable.numpy() for variable in slots]
 
     def restore():
         for layer, held in zip(layers, values, strict=True):
             layer.set_weights(held)
+        for variable, value in zip(slots, held_slots, strict=True):
+            variable.assign(value)
         method.optimizer.iterations.assign(number)
 
     return restore
@@ -165,14 +170,17 @@ def assert_close(first, second, tolerance=1e-5, place=""):
 def gradients_by_network(method, batch):
     """{term: {role: the term's gradients over all weights of that network}} in the step that comes next.
 
-    A gradient is None where nothing leads from the weights to the term.
+    A gradient is None where nothing leads from the weights to the term. Networks that an optimizer moves, but not in
+    the move of this term, are left out: they are fixed in it, as GCT's flaw detector when the tasks learn through it.
     """
     method.enter(steps_done(method), lambda: [])
     held = all_networks(method)
     found = {}
 
     def differentiate(losses, networks, optimizer):
-        variables = {role: [variable.value for variable in network.weights] for role, network in held.items()}
+        moved = {id(network) for network in networks}
+        variables = {role: [variable.value for variable in network.weights] for role, network in held.items()
+                     if id(network) in moved or not network.trainable}  # fmt: skip
         with tf.GradientTape(persistent=True) as tape:
             terms, extras = losses()
         for name, term in terms.items():

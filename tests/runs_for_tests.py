@@ -128,7 +128,8 @@ def fit_and_hold(path, folder):
 
 def state(run):
     """{name: array} of all variables of a run: networks shown or not, memories, meters, optimizer slots and step."""
-    variables = [*run.method.variables, *run.method.metrics_variables, *run.method.optimizer.variables]
+    variables = [*run.method.variables, *run.method.metrics_variables]
+    variables += [variable for optimizer in run.method.optimizers for variable in optimizer.variables]
     return {f"{n} {tuple(variable.shape)}": variable.numpy() for n, variable in enumerate(variables)}
 
 

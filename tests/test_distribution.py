@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.contracts import CONTRACTS
 from tests.networks_for_tests import (
     QUIET,
-    SHOWN,
-    UNMIXED,
     all_networks,
     assert_close,
     half,
@@ -21,6 +20,7 @@ from tests.networks_for_tests import (
     stream,
     weights,
 )
+from tfssl.memory import Prototypes
 from tfssl.methods import METHODS
 from tfssl.networks.layers import Dropout
 from tfssl.randomness import fold, noise
@@ -30,16 +30,24 @@ STEP = 3  # where the comparison starts: teachers then keep three quarters of th
 
 def ready(name, strategy=None, **options):
     """A method at step 3 whose teachers differ from the students and whose prototypes matter."""
-    method = make_method(name, strategy=strategy, **{**SHOWN.get(name, {}), **options})
+    method = make_method(name, strategy=strategy, **{**CONTRACTS[name].shown, **options})
     method.optimizer.iterations.assign(STEP)
     generator = np.random.default_rng(5)
     for network in all_networks(method).values():
         if network not in method.minimised:
             network.set_weights([weight * 1.1 for weight in network.get_weights()])
-    for memory in getattr(method, "prototypes", []):
-        memory.value.assign(generator.normal(size=memory.value.shape))
-        memory.seen.assign(5 * np.ones(memory.seen.shape))
+    for memory in method.memories:
+        fill(memory, generator)
     return method
+
+
+def fill(memory, generator):
+    """Put something into a memory, so that it matters: prototypes of all classes, or queues that are full."""
+    memory.value.assign(generator.normal(size=memory.value.shape))
+    if isinstance(memory, Prototypes):
+        memory.seen.assign(5 * np.ones(memory.seen.shape))
+    else:
+        memory.filled.assign(memory.capacity)
 
 
 def draw_as_replica(method):
@@ -58,7 +66,7 @@ def in_turn(name, batch, **options):
     """
     method = ready(name, **options)
     replica, restore = draw_as_replica(method), remember(method)
-    memories = getattr(method, "prototypes", [])
+    memories = method.memories
 
     def step_on_half(number):
         restore()
@@ -82,8 +90,8 @@ def mean(*nests):
 def assert_equal_on_replicas(method):
     strategy = method.distribute_strategy
     lists = [network.weights for network in all_networks(method).values()]
-    lists += [memory.weights for memory in getattr(method, "prototypes", [])]
-    for weight in itertools.chain(*lists, method.optimizer.variables):
+    lists += [memory.weights for memory in method.memories]
+    for weight in itertools.chain(*lists, *(optimizer.variables for optimizer in method.optimizers)):
         first, second = (value.numpy() for value in strategy.experimental_local_results(weight.value))
         np.testing.assert_array_equal(first, second, weight.path)
 
@@ -97,7 +105,7 @@ def compare(name, strategy, xla=False, **options):
     assert_close(step(method, batch), logged)
     after = snapshot(method)
     assert_close({role: after[role] for role in networks}, networks)
-    for memory, expected in zip(getattr(method, "prototypes", []), memories, strict=True):
+    for memory, expected in zip(method.memories, memories, strict=True):
         assert_close(dict(enumerate(memory.get_weights())), dict(enumerate(expected)))
     moved = [np.abs(after[role][weight] - before[role][weight]).max() for role in networks for weight in networks[role]]
     assert np.max(moved) > 0.1  # far above the tolerance: the comparison is of something
@@ -108,12 +116,12 @@ def compare(name, strategy, xla=False, **options):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_losses_and_gradients_of_two_replicas(name, two_replicas):
-    compare(name, two_replicas, **QUIET, **UNMIXED.get(name, {}))
+    compare(name, two_replicas, **QUIET, **CONTRACTS[name].unmixed)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_losses_and_gradients_of_two_replicas_under_xla(name, two_replicas):
-    compare(name, two_replicas, xla=True, **QUIET, **UNMIXED.get(name, {}))
+    compare(name, two_replicas, xla=True, **QUIET, **CONTRACTS[name].unmixed)
 
 
 @pytest.mark.parametrize("xla", [False, True])
@@ -152,7 +160,7 @@ def test_each_replica_draws_masks_of_its_own(name, noisy, two_replicas):
     """Both replicas get the same images: their losses differ by what they draw, and by nothing else."""
     once = half(make_batch(), 0)
     twice = tf.nest.map_structure(lambda tensor: tf.concat([tensor, tensor], 0), once)
-    method = ready(name, two_replicas, **({} if noisy else {**QUIET, **UNMIXED.get(name, {})}))
+    method = ready(name, two_replicas, **({} if noisy else {**QUIET, **CONTRACTS[name].unmixed}))
     method.enter(STEP, list)
     (data,) = two_replicas.experimental_distribute_dataset(stream(method, twice))
     logged = tf.function(lambda: two_replicas.run(method.train_step, args=(data,)))()
@@ -179,6 +187,6 @@ def test_full_pass_on_two_replicas(two_replicas):
     for method in (alone, together):
         method.begin_stage(lambda: stream(method, make_batch(seed=1), make_batch(seed=2)))  # noqa: B023
     first, second = snapshot(alone), snapshot(together)
-    assert_close(first["prototypes_1"], second["prototypes_1"])
-    assert_close(first["prototypes_2"], second["prototypes_2"])
+    assert_close(first["memory_1"], second["memory_1"])
+    assert_close(first["memory_2"], second["memory_2"])
     assert_equal_on_replicas(together)

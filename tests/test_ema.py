@@ -147,6 +147,10 @@ class Holder(keras.Model):
         self.compile(optimizer=keras.optimizers.SGD())
         self.optimizer.build(self.trainable_variables)
 
+    @property
+    def optimizers(self):
+        return [self.optimizer]
+
     def everything(self):
         return [*self.weights, *self.trackers["loss"].variables, *self.optimizer.variables]
 

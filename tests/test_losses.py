@@ -334,3 +334,24 @@ def test_a_class_of_fewer_than_ten_pixels_is_skipped():
     np.testing.assert_array_equal(means[0, :, 0], [0, 2, 0])
     means, present = losses.prototype_means(features, probability, np.zeros((1, 4, 5), bool))
     assert not means.numpy().any() and not present.numpy().any()
+
+
+def test_entropy():
+    probability = some_probability()
+    expected = [-sum(p * np.log(p) for p in pixel) for pixel in np.array(probability, "float64").reshape(-1, CLASSES)]
+    np.testing.assert_allclose(np.ravel(losses.entropy(tf.constant(probability))), expected, rtol=1e-5)
+    certain = tf.constant([[[[1.0, 0.0], [0.5, 0.5]]]])
+    np.testing.assert_allclose(losses.entropy(certain)[0, 0], [0, np.log(2)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_masked_percentile(compiled):
+    value, valid = random().normal(size=SHAPE).astype("float32"), some_valid()
+    found = tf.function(losses.masked_percentile, jit_compile=compiled)
+    for share in (0.0, 0.2, 0.5, 0.83, 1.0):
+        expected = np.percentile(value[valid], 100 * share)
+        np.testing.assert_allclose(found(value, valid, tf.constant(share)), expected, rtol=1e-4, atol=1e-6)
+    one = np.zeros(SHAPE, bool)
+    one[0, 1, 2] = True
+    assert found(value, one, tf.constant(0.2)) == value[0, 1, 2]
+    assert found(value, np.zeros(SHAPE, bool), tf.constant(0.2)) == 0

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.contracts import CONTRACTS
 from tests.networks_for_tests import (
     CLASSES,
     QUIET,
-    SHOWN,
-    UNMIXED,
     VOID,
     all_networks,
     assert_close,
@@ -25,24 +24,11 @@ from tests.networks_for_tests import (
 from tfssl import mixing
 from tfssl.methods import METHODS
 
-# What each term may teach, and which network follows which.
-TAUGHT = {
-    "supervised": {"supervised": "network"},
-    "mean_teacher": {"supervised": "student", "consistency": "student"},
-    "cutmix": {"supervised": "student", "consistency": "student"},
-    "robust_mutual": {f"{term}_{k}": f"student_{k}" for term in ("supervised", "peer", "self") for k in (1, 2)},
-}
-FOLLOWS = {
-    "supervised": {"average": "network"},
-    "mean_teacher": {"teacher": "student"},
-    "cutmix": {"teacher": "student"},
-    "robust_mutual": {"teacher_1": "student_1", "teacher_2": "student_2"},
-}
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
 def shown(name, **options):
-    return make_method(name, **{**SHOWN.get(name, {}), **options})
+    return make_method(name, **{**CONTRACTS[name].shown, **options})
 
 
 def started(name, **options):
@@ -85,7 +71,7 @@ def test_phases_and_restarts(name):
 def test_networks_share_nothing(name, options):
     method = shown(name, **options)
     networks = all_networks(method)
-    assert len(networks) == 2 * METHODS[name].learners + (2 if options else 0)
+    assert len(networks) == len(CONTRACTS[name].networks) + (2 if options else 0)
     identities = [id(weight.value) for network in networks.values() for weight in network.weights]
     assert len(identities) == len(set(identities))
     for role, network in networks.items():
@@ -98,23 +84,23 @@ def test_networks_share_nothing(name, options):
 @every_method
 def test_optimizer_holds_exactly_the_minimised_networks(name):
     method = shown(name)
-    wanted = {id(method.roles[role]) for role in TAUGHT[name].values()}
-    assert {id(network) for network in method.minimised} == wanted
-    trained = [id(v) for network in method.minimised for v in network.trainable_variables]
-    assert sorted(trained) == sorted(id(v) for v in method.optimizer._trainable_variables)
-    for role, network in all_networks(method).items():
-        assert bool(network.trainable_variables) == (role in TAUGHT[name].values())
+    networks, taught = all_networks(method), CONTRACTS[name].taught_networks
+    assert set(networks) == CONTRACTS[name].networks
+    trained = [id(v) for role in taught for v in networks[role].trainable_variables]
+    held = [id(v) for optimizer in method.optimizers for v in optimizer._trainable_variables]
+    assert sorted(trained) == sorted(held)
+    for role, network in networks.items():
+        assert bool(network.trainable_variables) == (role in taught)
 
 
 @every_method
 def test_gradients_reach_exactly_the_networks_they_should(name):
     """No term has a gradient for a teacher, nor for another student: not a zero one, none."""
     found = gradients_by_network(started(name), make_batch())
-    assert {term: reached(gradients) for term, gradients in found.items()} == {
-        term: {role} for term, role in TAUGHT[name].items()
-    }
-    for term, role in TAUGHT[name].items():
-        assert any(np.abs(value).max() > 1e-4 for value in found[term][role] if value is not None), term
+    assert {term: reached(gradients) for term, gradients in found.items()} == CONTRACTS[name].taught
+    for term, roles in CONTRACTS[name].taught.items():
+        for role in roles:
+            assert any(np.abs(value).max() > 1e-4 for value in found[term][role] if value is not None), (term, role)
 
 
 @every_method
@@ -125,14 +111,14 @@ def test_teachers_follow_their_students_as_the_closed_form_says(name):
     for number in range(5):
         step(method, make_batch(number))
         decay = min(1 - 1 / (number + 1), 0.6)
-        for teacher, student in FOLLOWS[name].items():
-            network = method.roles[student]
+        for teacher, student in CONTRACTS[name].follows.items():
+            network = all_networks(method)[student]
             trained = {id(weight) for weight in network.trainable_variables}
             for n, weight in enumerate(network.weights):
                 now, kept = weight.numpy(), decay if id(weight) in trained else 0.0
                 expected[teacher, n] = kept * expected.get((teacher, n), now) + (1 - kept) * now
     for (teacher, n), value in expected.items():
-        np.testing.assert_allclose(method.roles[teacher].weights[n].numpy(), value, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(all_networks(method)[teacher].weights[n].numpy(), value, rtol=1e-5, atol=1e-6)
 
 
 @every_method
@@ -141,10 +127,11 @@ def test_a_step_changes_the_taught_and_the_following_alone(name):
     before = snapshot(method)
     step(method, make_batch())
     after = snapshot(method)
-    for role in before.keys() - {"prototypes_1", "prototypes_2"}:
+    for role in [role for role in before if not role.startswith("memory")]:
         for weight in before[role]:
             still = np.array_equal(before[role][weight], after[role][weight])
-            assert still == role.startswith("hidden"), (role, weight)  # those are frozen for the stage
+            frozen = role.startswith("hidden") or role in CONTRACTS[name].fixed  # hidden: frozen for the stage
+            assert still == frozen, (role, weight)
 
 
 @every_method
@@ -155,7 +142,7 @@ def test_head_factor_speeds_the_head_alone(name):
         before = snapshot(method)
         step(method, make_batch())
         after = snapshot(method)
-        for role in set(TAUGHT[name].values()):
+        for role in CONTRACTS[name].taught_networks & set(method.roles):
             network = method.roles[role]
             backbone = {id(w) for w in network.get_layer("encoder").get_layer("backbone").weights}
             for n, weight in enumerate(network.weights):
@@ -189,7 +176,7 @@ def test_a_step_is_a_function_of_seed_and_number(name):
 @every_method
 def test_teachers_are_deterministic_and_students_are_not(name):
     """Whatever a teacher alone decides is the same under every seed; every loss of a student differs."""
-    options = {"dropout": 0.5, **UNMIXED.get(name, {})}
+    options = {"dropout": 0.5, **CONTRACTS[name].unmixed}
     results = []
     for seed in (0, 1):
         method = shown(name, seed=seed, **options)
@@ -198,6 +185,39 @@ def test_teachers_are_deterministic_and_students_are_not(name):
     first, second = results
     assert all(first[watched] == second[watched] for watched in method.watched)
     assert all(first[term] != second[term] for term in method.terms)
+
+
+@every_method
+def test_thirty_steps_reduce_the_supervised_term(name):
+    """Even when everything else of the method takes part."""
+    method = shown(name, steps=30, rate=0.05, dropout=0.0, stochastic_depth=0.0)
+    history = [step(method, make_batch()) for _ in range(30)]
+    for term in (term for term in method.terms if term.startswith("supervised")):
+        assert history[-1][term] < 0.9 * history[0][term], term
+
+
+@every_method
+def test_on_labels_alone_a_method_is_supervised_learning(name):
+    """Every unlabeled term and transfer at zero, batch norm frozen: five steps change the network alike."""
+    method = shown(name, rate=0.05, **CONTRACTS[name].alone, **QUIET)
+    plain = make_method("supervised", rate=0.05, **QUIET)
+    plain.network.set_weights(method.roles[CONTRACTS[name].learner].get_weights())
+    for seed in range(5):
+        step(method, make_batch(seed))
+        step(plain, make_batch(seed))
+    pairs = zip(method.roles[CONTRACTS[name].learner].weights, plain.network.weights, strict=True)
+    for mine, theirs in pairs:
+        np.testing.assert_allclose(mine.numpy(), theirs.numpy(), atol=1e-6, err_msg=mine.path)
+
+
+@every_method
+@pytest.mark.parametrize("count", [2, 21])
+def test_few_and_many_classes(name, count):
+    method = shown(name, classes=tuple(f"class {k}" for k in range(count)), rate=0.02)
+    for seed in range(2):
+        logged = step(method, make_batch(seed, classes=count))
+    assert set(logged) == {*method.terms, *method.watched} and all(np.isfinite(value) for value in logged.values())
+    assert all(logged[term] > 0 for term in method.terms if term.startswith("supervised"))
 
 
 def degenerate(kind):
@@ -232,8 +252,8 @@ def rename_classes(method, order):
         last = network.get_layer("classifier").get_layer("logits_convolution")
         last.kernel.assign(tf.gather(last.kernel, places, axis=-1))
         last.bias.assign(tf.gather(last.bias, places))
-    for memory in getattr(method, "prototypes", []):
-        for weight in memory.weights:
+    for memory in method.memories:
+        for weight in memory.weights:  # all are [C, ...]
             weight.assign(tf.gather(weight, places))
 
 
@@ -265,7 +285,7 @@ def test_what_lies_outside_has_no_part(name):
     results = []
     for garbage in (0.0, 255.0):
         image, weak, *strong = (tf.where(poison, garbage, view) for view in (image, weak, *strong))
-        method = started(name, frozen_norm=True, rate=0.05, **UNMIXED.get(name, {}))
+        method = started(name, frozen_norm=True, rate=0.05, **CONTRACTS[name].unmixed)
         logged = step(method, {"labeled": (image, label), "unlabeled": (weak, valid, *strong)})
         results.append((logged, snapshot(method)))
     assert same(*results)

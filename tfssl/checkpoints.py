@@ -6,7 +6,7 @@ from tfssl.errors import UserError
 
 
 class Checkpoints:
-    """Saves of a method (all networks, prototypes, meters, optimizer slots and step) in a folder, the last two kept.
+    """Saves of a method (all networks, memories, meters, optimizer slots and step) in a folder, the last two kept.
 
     TensorFlow's CheckpointManager writes the data first and the name of the newest save last, by an atomic rename;
     Keras's BackupAndRestore writes in place and leaves unreadable files when it is cut. The variables are listed one
@@ -19,7 +19,7 @@ class Checkpoints:
         state = tf.train.Checkpoint(
             method=[variable.value for variable in method.variables],
             meters=[variable.value for meter in method.trackers.values() for variable in meter.variables],
-            optimizer=[variable.value for variable in method.optimizer.variables],
+            optimizer=[variable.value for optimizer in method.optimizers for variable in optimizer.variables],
         )
         self.manager = tf.train.CheckpointManager(state, str(folder), max_to_keep=2)
 

@@ -19,15 +19,17 @@ def follow(target, source, decay, statistics="copy"):
 
     statistics: what happens to the non-trainable weights (batch-norm means and variances) of the source. "copy"
     takes the source's values, as ProDA's code does; they are moving averages already. "average" treats them like
-    all others: an average of averages, which remembers the far larger variances of the first steps for long.
+    all others: an average of averages, which remembers the far larger variances of the first steps for long. "keep"
+    leaves the target its own, for a target that is trained too and has gathered them.
     """
     decay = tf.cast(decay, tf.float32)
     trained = {id(variable) for variable in source.trainable_variables}
     for mine, theirs in zip(target.weights, source.weights, strict=True):
         if not mine.dtype.startswith("float"):
             continue
-        if statistics == "copy" and id(theirs) not in trained:
-            mine.assign(theirs)
+        if statistics != "average" and id(theirs) not in trained:
+            if statistics == "copy":
+                mine.assign(theirs)
         else:
             new = decay * tf.cast(mine.value, tf.float32) + (1 - decay) * tf.cast(theirs.value, tf.float32)
             mine.assign(tf.cast(new, mine.dtype))

@@ -1,6 +1,7 @@
 """What a method remembers between steps, as Keras layers with non-trainable weights, so that it is checkpointed."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -54,3 +55,62 @@ class Prototypes(keras.layers.Layer):
         """Forget everything, for a new full pass over the data."""
         self.value.assign(tf.zeros_like(self.value))
         self.seen.assign(tf.zeros_like(self.seen))
+
+
+class ClassQueues(keras.layers.Layer):
+    """One first-in-first-out queue of keys per class (U2PL; Cross Teacher Training).
+
+    capacity: of each queue, one number or one per class; all have the room of the largest. What is stored has no
+    gradient. `value` [C, V, D] holds the keys, `filled` [C] how many of them count, `next` [C] where the next one goes.
+    """
+
+    def __init__(self, classes, capacity, channels, **arguments):
+        super().__init__(trainable=False, **arguments)
+        self.capacity = np.broadcast_to(np.asarray(capacity, np.int32), [classes])
+        shape = (classes, int(self.capacity.max()), channels)
+        self.value = self.add_weight(name="value", shape=shape, initializer="zeros", trainable=False)
+        self.filled = self.add_weight(
+            name="filled", shape=(classes,), initializer="zeros", dtype="int32", trainable=False
+        )
+        self.next = self.add_weight(name="next", shape=(classes,), initializer="zeros", dtype="int32", trainable=False)
+        self.built = True
+
+    @property
+    def megabytes(self):
+        return np.prod(self.value.shape) * 4 / 1e6
+
+    @property
+    def full(self):
+        """Which queues hold all they can: bool [C]."""
+        return tf.convert_to_tensor(self.filled) >= self.capacity
+
+    def push(self, keys, present):
+        """Append the keys [C, K, D] where present (bool [C, K]) to their classes' queues, the oldest making room.
+
+        Under a strategy every replica first gathers the keys of all, replica after replica, so all hold the same.
+        """
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            count = keys.shape[1] * replica.num_replicas_in_sync
+            keys, present = replica.all_gather([keys, tf.cast(present, tf.float32)], axis=1)
+            keys, present = tf.ensure_shape(keys, [None, count, None]), tf.ensure_shape(present, [None, count]) > 0
+        if keys.shape[1] > self.capacity.min():
+            raise ValueError(f"a queue of {self.capacity.min()} cannot take {keys.shape[1]} keys at once")
+        classes, room = self.value.shape[:2]
+        order = tf.cumsum(tf.cast(present, tf.int32), axis=1, exclusive=True)
+        place = (self.next[:, None] + order) % self.capacity[:, None]
+        place = tf.where(present, place, room)  # one past the end: nothing is written there
+        index = tf.stack([tf.broadcast_to(tf.range(classes)[:, None], place.shape), place], axis=-1)
+        value = tf.pad(tf.convert_to_tensor(self.value), [[0, 0], [0, 1], [0, 0]])
+        value = tf.tensor_scatter_nd_update(value, index, tf.cast(keys, tf.float32))
+        pushed = tf.reduce_sum(tf.cast(present, tf.int32), axis=1)
+        self.value.assign(tf.stop_gradient(value[:, :room]))
+        self.filled.assign(tf.minimum(self.filled + pushed, self.capacity))
+        self.next.assign((self.next + pushed) % self.capacity)
+
+    def sample(self, key, count):
+        """`count` keys of each class, drawn evenly with replacement: [C, count, D]; zeros where a queue is empty."""
+        filled = tf.cast(self.filled, tf.float32)[:, None]
+        draws = tf.random.stateless_uniform([self.value.shape[0], count], key)
+        index = tf.minimum(tf.cast(draws * filled, tf.int32), tf.maximum(self.filled[:, None] - 1, 0))
+        return tf.gather(tf.convert_to_tensor(self.value), index, batch_dims=1)

@@ -89,13 +89,9 @@ def build(settings, folder, source=None):
                       **settings.method.model_extra)  # fmt: skip
         rate = Polynomial(training.learning_rate, [*method.restarts(), training.steps],
                           warm_up=training.learning_rate_warm_up)  # fmt: skip
-        optimizer = optimizers.build(
-            training.optimizer, rate, training.weight_decay,
-            [variable for network in method.minimised for variable in network.trainable_variables],
-            [variable for network in method.minimised for variable in networks.head_variables(network)],
-            training.head_factor,
-        )  # fmt: skip
-        method.compile(optimizer=optimizer, jit_compile=False)
+        method.compile(optimizer=make_optimizer(training, rate, method.minimised), jit_compile=False)
+        for name, moved in method.also_minimised.items():
+            method.further_optimizers[name] = make_optimizer(training, rate, moved)
     if method.strong_views and min(settings.data.crop) < LEAST_SIDE:
         raise UserError(f"data.crop is {list(settings.data.crop)}: strong views need {LEAST_SIDE} pixels a side")
     if method.mixes and source is not None and source.unlabeled.count < training.unlabeled_batch:
@@ -119,6 +115,15 @@ def make_networks(settings, count, classes):
         networks.build(network.name, classes=classes, seed=1000 * settings.seed + number, **network.model_extra)
         for number, network in enumerate(wanted)
     ]
+
+
+def make_optimizer(training, rate, moved):
+    return optimizers.build(
+        training.optimizer, rate, training.weight_decay,
+        [variable for network in moved for variable in network.trainable_variables],
+        [variable for network in moved for variable in networks.head_variables(network)],
+        training.head_factor,
+    )  # fmt: skip
 
 
 def make_strategy(training):

@@ -12,7 +12,9 @@ class SemiSupervised(keras.Model):
     A page sets, as class attributes, what it asks of the others: `learners`, how many networks it is given;
     `strong_views`, how many strong views of each unlabeled image; `uses_unlabeled`; `mixes`, whether it needs two
     unlabeled images on each replica; `terms`, the names of the losses it minimises; `watched`, further numbers it
-    logs. In its constructor it gives `roles`, all networks by name, the one that ships first.
+    logs. In its constructor it gives `roles`, all networks by name, the one that ships first; and where it has them
+    `heads`, further networks by name that predict no label (projections, detectors), and `memories`, what it
+    remembers between steps. A network that no optimizer moves is not trainable.
     """
 
     learners = 1
@@ -25,6 +27,7 @@ class SemiSupervised(keras.Model):
     def __init__(self, task, *, steps, seed=0, xla=False):
         super().__init__()
         self.task, self.steps, self.seed, self.xla = task, steps, seed, xla
+        self.roles, self.heads, self.memories, self.further_optimizers = {}, {}, [], {}
         self.trackers = {name: keras.metrics.Mean(name=name) for name in (*self.terms, *self.watched)}
         self.step_function = None
 
@@ -37,8 +40,21 @@ class SemiSupervised(keras.Model):
 
     @property
     def minimised(self):
-        """The networks that the optimizer moves."""
-        return [network for network in self.roles.values() if network.trainable]
+        """The networks that `self.optimizer` moves."""
+        return [network for network in (*self.roles.values(), *self.heads.values()) if network.trainable]
+
+    @property
+    def also_minimised(self):
+        """{name: networks}: for each an optimizer of the same settings is put into `further_optimizers[name]`.
+
+        An optimizer with settings of its own is made by the page, in its constructor, and put there too.
+        """
+        return {}
+
+    @property
+    def optimizers(self):
+        """All of them, the one that counts the steps first."""
+        return [self.optimizer, *self.further_optimizers.values()]
 
     def phases(self):
         """[(first step, step function, what to do once before it, or None), ...] in order of the first step."""

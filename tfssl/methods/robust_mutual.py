@@ -52,6 +52,7 @@ class RobustMutual(SemiSupervised):
         channels = [student.output["features"].shape[-1] for student in self.students]
         corrected = prototype_start == "bias_corrected"
         self.prototypes = [Prototypes(task.channels, size, prototype_momentum, corrected) for size in channels]
+        self.memories = self.prototypes
         self.frozen = [twin(student) for student in self.students] if p0 == "stage" else None
         self.roles = {"teacher_1": self.teachers[0], "teacher_2": self.teachers[1],
                       "student_1": self.students[0], "student_2": self.students[1]}  # fmt: skip

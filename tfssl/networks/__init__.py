@@ -18,6 +18,11 @@ def build(name: str, *, classes: int, seed: int, **arguments) -> keras.Model:
 
 
 def head_variables(network: keras.Model) -> list[keras.Variable]:
-    """The trainable variables outside of the layer `backbone`, for a learning-rate factor of their own."""
+    """The trainable variables outside of the layer `backbone`, for a learning-rate factor of their own.
+
+    All of them in a network that has no backbone, as a projection head.
+    """
+    if "encoder" not in {layer.name for layer in network.layers}:
+        return list(network.trainable_variables)
     backbone = {id(variable) for variable in network.get_layer("encoder").get_layer("backbone").variables}
     return [variable for variable in network.trainable_variables if id(variable) not in backbone]

@@ -1,0 +1,55 @@
+"""What every method promises, as a table: the contract tests run over all of METHODS and read here what to expect."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Contract:
+    """taught: {term: the networks it teaches}. follows: {network: the one whose average it is}. shown: options under
+    which a step shows all its parts (no warm-up, no ramp-up from zero, a threshold some pixels pass). unmixed: options
+    without mixing of images. alone: options that turn every unlabeled term and every transfer off; the network
+    `learner` is then trained as the supervised method trains its own. fixed: networks that no step changes.
+    """
+
+    taught: dict
+    follows: dict
+    learner: str
+    alone: dict
+    shown: dict = field(default_factory=dict)
+    unmixed: dict = field(default_factory=dict)
+    fixed: tuple = ()
+
+    def __post_init__(self):
+        self.taught = {term: {roles} if isinstance(roles, str) else set(roles) for term, roles in self.taught.items()}
+
+    @property
+    def taught_networks(self):
+        return set().union(*self.taught.values())
+
+    @property
+    def networks(self):
+        return {*self.taught_networks, *self.follows, *self.fixed}
+
+
+STUDENT = {"supervised": "student", "consistency": "student"}
+TEACHER = {"teacher": "student"}
+PAIRS = {"teacher_1": "student_1", "teacher_2": "student_2"}
+
+CONTRACTS = {
+    "supervised": Contract(
+        taught={"supervised": "network"}, follows={"average": "network"}, learner="network", alone={},
+    ),
+    "mean_teacher": Contract(
+        taught=STUDENT, follows=TEACHER, learner="student", alone={"consistency_weight": 0.0},
+        shown={"ramp_up": 1, "threshold": 0.5}, unmixed={"mix": "none"},
+    ),
+    "cutmix": Contract(
+        taught=STUDENT, follows=TEACHER, learner="student", alone={"consistency_weight": 0.0},
+        shown={"threshold": 0.5}, unmixed={"mix": "none"},
+    ),
+    "robust_mutual": Contract(
+        taught={f"{term}_{k}": f"student_{k}" for term in ("supervised", "peer", "self") for k in (1, 2)},
+        follows=PAIRS, learner="student_1", alone={"unlabeled_weight": 0.0},
+        shown={"warm_up": 0}, unmixed={"cutmix": "none"},
+    ),
+}  # fmt: skip

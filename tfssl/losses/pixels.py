@@ -1,0 +1,76 @@
+"""Losses and pseudo-labels pixel by pixel."""
+
+import numpy as np
+import tensorflow as tf
+
+
+def cross_entropy(label, logits, weight=None, ignore_index=255):
+    """Pixel-wise cross-entropy H(y, softmax(logits)), the mean over pixels that count (RML eq. 1, eq. 2).
+
+    label: int [B, H, W]; logits: [B, H, W, C]; weight: float [B, H, W] or None (all 1). A pixel with the ignore
+    index has no part, whatever its weight. Divided by the number of pixels that are not ignored, so weights scale
+    the loss: a weight of 0 on half of the pixels halves it.
+    """
+    logits = tf.cast(logits, tf.float32)
+    counts = tf.cast(label != ignore_index, tf.float32)
+    safe = tf.where(label != ignore_index, label, 0)
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=safe, logits=logits)
+    weighted = loss * counts if weight is None else loss * counts * tf.cast(weight, tf.float32)
+    return tf.math.divide_no_nan(tf.reduce_sum(weighted), tf.reduce_sum(counts))
+
+
+def pseudo_label(probability, valid, ignore_index=255):
+    """Hard pseudo-labels, one_hot of eq. 4 as class indices: argmax where `valid`, else the ignore index.
+
+    probability: [B, H, W, C] (any positive scale); valid: bool [B, H, W]. Returns int32 [B, H, W].
+    """
+    return tf.where(valid, tf.argmax(probability, axis=-1, output_type=tf.int32), ignore_index)
+
+
+def confident(probability, threshold):
+    """The indicator 1(max p > threshold) of eq. 2 as float [B, H, W]: 1 where the teacher is sure enough."""
+    return tf.cast(tf.reduce_max(probability, axis=-1) > threshold, tf.float32)
+
+
+def masked_mean(value, valid):
+    """Mean of value [B, H, W] over the pixels where valid (bool) holds; 0 where there are none."""
+    counts = tf.cast(valid, tf.float32)
+    return tf.math.divide_no_nan(tf.reduce_sum(value * counts), tf.reduce_sum(counts))
+
+
+def squared_error(target, probability, weight, valid):
+    """Consistency as squared distance (Tarvainen and Valpola eq. for J; French et al. eq. 1), mean over valid pixels.
+
+    sum over classes of (target - probability)^2; target, probability: [B, H, W, C]; weight: float [B, H, W];
+    valid: bool [B, H, W]. The gradient reaches both arguments: pass a target that has none.
+    """
+    return masked_mean(tf.reduce_sum(tf.square(target - probability), axis=-1) * weight, valid)
+
+
+def total_variation(first, second, valid):
+    """Total variation distance between two predictions, mean over valid pixels (RML figure 2): 0 equal, 1 disjoint.
+
+    first, second: softmax outputs [B, H, W, C]; valid: bool [B, H, W].
+    """
+    return masked_mean(0.5 * tf.reduce_sum(tf.abs(first - second), axis=-1), valid)
+
+
+def entropy(probability):
+    """H(p) = -sum_k p_k log p_k of each pixel, in nats (U2PL eq. 6), 0 log 0 = 0. probability: [B, H, W, C]."""
+    return -tf.reduce_sum(tf.math.xlogy(probability, probability), axis=-1)
+
+
+def masked_percentile(value, valid, share):
+    """The value that the share `share` (0..1) of the valid pixels lies below, interpolated linearly as NumPy does.
+
+    value: float [B, H, W]; valid: bool [B, H, W]; over all pixels of the batch on this replica. Of no pixel: 0.
+    Sorting keeps all shapes static, as XLA wants.
+    """
+    count = tf.reduce_sum(tf.cast(valid, tf.int32))
+    ordered = tf.sort(tf.reshape(tf.where(valid, tf.cast(value, tf.float32), np.inf), [-1]))
+    place = tf.cast(share, tf.float32) * tf.cast(tf.maximum(count - 1, 0), tf.float32)
+    low = tf.cast(tf.floor(place), tf.int32)
+    high = tf.minimum(low + 1, tf.maximum(count - 1, 0))
+    part = place - tf.floor(place)
+    found = (1 - part) * tf.gather(ordered, low) + part * tf.gather(ordered, high)
+    return tf.where(count > 0, found, 0.0)
