@@ -52,4 +52,8 @@ CONTRACTS = {
         follows=PAIRS, learner="student_1", alone={"unlabeled_weight": 0.0},
         shown={"warm_up": 0}, unmixed={"cutmix": "none"},
     ),
+    "gta": Contract(
+        taught={"assistant": "assistant", "supervised": "student"}, follows=TEACHER, learner="student",
+        alone={"ema_decay": 1.0}, shown={"warm_up": 0}, unmixed={"mix": "none"},
+    ),
 }  # fmt: skip

@@ -138,7 +138,7 @@ def test_a_step_changes_the_taught_and_the_following_alone(name):
 def test_head_factor_speeds_the_head_alone(name):
     moved = {}
     for factor in (1.0, 10.0):
-        method = shown(name, head_factor=factor, rate=0.01)
+        method = shown(name, head_factor=factor, rate=0.01, **CONTRACTS[name].alone)  # no network moves another
         before = snapshot(method)
         step(method, make_batch())
         after = snapshot(method)

@@ -14,6 +14,13 @@ def twin(network, name=None):
     return copy
 
 
+def trainable_twin(network):
+    """A copy with equal weights and variables of its own, to be trained by itself."""
+    copy = keras.models.clone_model(network)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
 def follow(target, source, decay, statistics="copy"):
     """target <- decay * target + (1 - decay) * source, weight by weight, in float32.
 

@@ -15,10 +15,13 @@ from tfssl.losses.pixels import (
     total_variation,
 )
 from tfssl.losses.prototypes import class_confidence, prototype_means, rectify
+from tfssl.losses.reweighting import confidence_weights, confident_share, reweighted_pseudo_labels
 
 __all__ = [
     "class_confidence",
+    "confidence_weights",
     "confident",
+    "confident_share",
     "cross_entropy",
     "entropy",
     "masked_mean",
@@ -26,6 +29,7 @@ __all__ = [
     "prototype_means",
     "pseudo_label",
     "rectify",
+    "reweighted_pseudo_labels",
     "squared_error",
     "total_variation",
 ]

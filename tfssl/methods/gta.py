@@ -1,0 +1,137 @@
+"""Gentle Teaching Assistant: pseudo-labels teach an assistant, who passes on what it sees but not what it says."""
+
+from typing import Literal
+
+import tensorflow as tf
+
+from tfssl import losses, mixing
+from tfssl.ema import follow, trainable_twin, twin, warmed_up
+from tfssl.kinds import Amount, Share, Weight
+from tfssl.methods.base import SemiSupervised, chain
+from tfssl.randomness import fold, noise
+from tfssl.schedules import steps_of
+
+MIX, ASSISTANT, STUDENT = 1, 2, 3  # what the random keys of a step are for
+Lessons = Literal["labels", "pseudo_labels", "both"]
+
+
+class GTA(SemiSupervised):
+    """teacher --pseudo-labels--> assistant --encoder EMA--> student <-- labels;  student --EMA--> teacher
+
+    Jin et al., "Semi-supervised semantic segmentation via gentle teaching assistant", NeurIPS 2022, arXiv:2301.07340.
+    The student's classifier never learns from a pseudo-label. (In the published code assistant and student share it.)
+
+    Options, the paper's way first. transmission: what of the assistant the student follows, the "encoder" or "all" of
+    it (table 5; the mean teacher of tables 4 and 5 is the method `mean_teacher`). assistant_learns, student_learns:
+    from what (table 7). ema_decay: alpha of eq. 9 and eq. 12; warm_up on labels alone (table 8; the paper says "all
+    three": here assistant and student learn, the teacher follows). reweighting off, or smoothing 0 (tau; table 9).
+    dropped: the share of pixels, the least confident, that are ignored.
+    Where the paper is silent: the assistant sees strong views ("weak" by assistant_view) mixed by CutMix (`mix`), and
+    begins as a copy of the student, since averaging the encoders of unlike networks means nothing.
+    """
+
+    terms = ("assistant", "supervised")
+    watched = ("used_pixels",)
+
+    def __init__(self, networks, task, *, ema_decay: Share = 0.99, transmission: Literal["encoder", "all"] = "encoder",
+                 assistant_learns: Lessons = "pseudo_labels", student_learns: Lessons = "labels",
+                 dropped: Share = 0.2, reweighting: bool = True, smoothing: Weight = 1.0,
+                 unlabeled_weight: Weight = 1.0, warm_up: Amount = 0.1,
+                 assistant_view: Literal["strong", "weak"] = "strong",
+                 mix: Literal["none", "cutmix"] = "cutmix", **shared):  # fmt: skip
+        super().__init__(task, **shared)
+        (self.student,) = networks
+        self.assistant, self.teacher = trainable_twin(self.student), twin(self.student)
+        self.roles = {"teacher": self.teacher, "assistant": self.assistant, "student": self.student}
+        self.ema_decay, self.transmission, self.dropped = ema_decay, transmission, dropped
+        self.assistant_learns, self.student_learns = assistant_learns, student_learns
+        self.smoothing = smoothing if reweighting else None
+        self.unlabeled_weight, self.mix = unlabeled_weight, mix
+        self.strong_views = 1 if assistant_view == "strong" else 0
+        self.mixes = mix == "cutmix"
+        self.warm_up = steps_of(warm_up, self.steps)
+        self.built = True
+
+    @property
+    def minimised(self):
+        return [self.student]
+
+    @property
+    def also_minimised(self):
+        return {"assistant": [self.assistant]}
+
+    def phases(self):
+        after = (self.warm_up, self.learn, None)
+        return [(0, self.learn_labeled, None), after] if self.warm_up else [after]
+
+    # The steps.
+
+    def learn_labeled(self, batch):
+        step, key = self.optimizer.iterations + 0, self.key()
+        first, _ = self.minimize(
+            lambda: ({"assistant": self.lesson(self.assistant, "labels", batch, None, fold(key, ASSISTANT))}, ()),
+            [self.assistant], self.further_optimizers["assistant"],
+        )  # fmt: skip
+        second, _ = self.minimize(
+            lambda: ({"supervised": self.lesson(self.student, "labels", batch, None, fold(key, STUDENT))}, ()),
+            [self.student], self.optimizer,
+        )  # fmt: skip
+        follow(self.teacher, self.student, warmed_up(self.ema_decay, step))
+        return self.track(first | second)
+
+    def learn(self, batch):
+        step, key = self.optimizer.iterations + 0, self.key()
+
+        def on_pseudo_labels():
+            told, used = self.tell(*batch["unlabeled"], key=fold(key, MIX))
+            loss = self.lesson(self.assistant, self.assistant_learns, batch, told, fold(key, ASSISTANT))
+            return {"assistant": loss}, (told, used)
+
+        def on_labels():
+            return {"supervised": self.lesson(self.student, self.student_learns, batch, told, fold(key, STUDENT))}, ()
+
+        first, (told, used) = self.minimize(
+            on_pseudo_labels, [self.assistant], self.further_optimizers["assistant"]
+        )  # eq. 8
+        self.transmit()  # eq. 9
+        second, _ = self.minimize(on_labels, [self.student], self.optimizer)  # eq. 11
+        follow(self.teacher, self.student, warmed_up(self.ema_decay, step))  # eq. 12
+        return self.track(first | second, used_pixels=used)
+
+    # The parts of a step.
+
+    def tell(self, weak, valid, *strong, key):
+        """What the teacher says: ((unlabeled images to learn from, pseudo-labels, weights), share of pixels used)."""
+        probability = self.task.activation(self.teacher(weak, training=False)["logits"])
+        pseudo, weight = losses.reweighted_pseudo_labels(
+            tf.stop_gradient(probability), valid, self.dropped, self.smoothing, self.task.ignore_index
+        )
+        used = losses.masked_mean(tf.cast(pseudo != self.task.ignore_index, tf.float32), valid)
+        told = (strong[0] if strong else weak, pseudo, weight)
+        return mixing.cutmix(key, *told) if self.mix == "cutmix" else told, used
+
+    def lesson(self, network, learns, batch, told, key):
+        """The loss of a network on all it learns from: eq. 7, eq. 10, or their sum (eq. 3)."""
+        chosen = []
+        if learns != "pseudo_labels":
+            chosen.append((*batch["labeled"], None, 1.0))
+        if learns != "labels":
+            chosen.append((*told, self.unlabeled_weight))
+        with noise(key):
+            logits = network(chain(*(image for image, *_ in chosen)), training=True)["logits"]
+        parts = tf.split(logits, [image.shape[0] for image, *_ in chosen])
+        # The paper's sums over pixels are means over those that count, as its code has them.
+        return tf.add_n([
+            factor * losses.cross_entropy(label, part, weight, self.task.ignore_index)
+            for (_, label, weight, factor), part in zip(chosen, parts, strict=True)
+        ])  # fmt: skip
+
+    def transmit(self):
+        """Eq. 9: the student follows the assistant; batch-norm statistics stay those that each has seen itself."""
+        if self.transmission == "all":
+            follow(self.student, self.assistant, self.ema_decay, "keep")
+        else:
+            follow(self.student.get_layer("encoder"), self.assistant.get_layer("encoder"), self.ema_decay, "keep")
+
+    def pseudo_labels(self, image):
+        return self.task.decode(self.teacher(image, training=False)["logits"])
