@@ -211,6 +211,42 @@ def test_on_labels_alone_a_method_is_supervised_learning(name):
 
 
 @every_method
+def test_gradient_shares_are_measured_every_so_many_steps_and_change_nothing(name):
+    """Against the gradients of each term at the last kernels of the encoders, taken one by one."""
+    results = []
+    for probe_every in (0, 2):
+        method = shown(name, probe_every=probe_every, rate=0.05)
+        for seed in range(2):
+            step(method, make_batch(seed))
+        restore = remember(method)
+        found = gradients_by_network(method, make_batch(5)) if probe_every else {}
+        restore()
+        logged = step(method, make_batch(5))
+        results.append((snapshot(method), logged))
+    (plain, without), (probed, logged) = results
+    assert same(plain, probed)
+    shares = {term: logged.pop(f"gradient_share_{term}") for term in method.terms if len(method.terms) > 1}
+    assert set(logged) == set(without)
+    sizes = {term: size_at_last_kernels(method, gradients) for term, gradients in found.items()}
+    for term, share in shares.items():
+        np.testing.assert_allclose(share, sizes[term] / sum(sizes.values()), rtol=1e-3, atol=1e-5, err_msg=term)
+
+
+def size_at_last_kernels(method, gradients):
+    """The length of a term's gradients over the last kernel of each moved encoder, or of a head that moves alone."""
+    networks = {role: all_networks(method)[role] for role in gradients}
+    encoders = [role for role, network in networks.items() if "encoder" in {layer.name for layer in network.layers}]
+    squares = 0.0
+    for role in encoders or networks:
+        part = networks[role].get_layer("encoder") if encoders else networks[role]
+        kernels = [id(weight) for weight in part.trainable_variables if len(weight.shape) > 1]
+        for weight, value in zip(networks[role].weights, gradients[role], strict=True):
+            if kernels and id(weight) == kernels[-1] and value is not None:
+                squares += float(np.square(value).sum())
+    return np.sqrt(squares)
+
+
+@every_method
 @pytest.mark.parametrize("count", [2, 21])
 def test_few_and_many_classes(name, count):
     method = shown(name, classes=tuple(f"class {k}" for k in range(count)), rate=0.02)

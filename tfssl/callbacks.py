@@ -58,8 +58,9 @@ class Log(keras.callbacks.Callback):
     def __init__(self, run, writer):
         super().__init__()
         self.run, self.writer = run, writer
-        names = [*run.method.terms, *run.method.watched]
-        self.table = Table(run.folder / "history.csv", ["step", "seconds", "learning_rate", *names], run.step)
+        self.table = Table(
+            run.folder / "history.csv", ["step", "seconds", "learning_rate", *run.method.logged], run.step
+        )
         self.before, self.started = self.table.seconds, time.monotonic()
 
     @property

@@ -86,7 +86,7 @@ def build(settings, folder, source=None):
     with strategy.scope():
         learners = make_networks(settings, page.learners, task.channels)
         method = page(learners, task, steps=training.steps, seed=settings.seed, xla=use_xla(settings),
-                      **settings.method.model_extra)  # fmt: skip
+                      probe_every=training.log_every, **settings.method.model_extra)  # fmt: skip
         rate = Polynomial(training.learning_rate, [*method.restarts(), training.steps],
                           warm_up=training.learning_rate_warm_up)  # fmt: skip
         method.compile(optimizer=make_optimizer(training, rate, method.minimised), jit_compile=False)

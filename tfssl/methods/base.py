@@ -24,14 +24,21 @@ class SemiSupervised(keras.Model):
     terms = ()
     watched = ()
 
-    def __init__(self, task, *, steps, seed=0, xla=False):
+    def __init__(self, task, *, steps, seed=0, xla=False, probe_every=0):
+        """probe_every: steps between two measurements of the gradient shares of the terms; 0: none."""
         super().__init__()
-        self.task, self.steps, self.seed, self.xla = task, steps, seed, xla
+        self.task, self.steps, self.seed, self.xla, self.probe_every = task, steps, seed, xla, probe_every
         self.roles, self.heads, self.memories, self.further_optimizers = {}, {}, [], {}
-        self.trackers = {name: keras.metrics.Mean(name=name) for name in (*self.terms, *self.watched)}
+        self.shares = tuple(share_of(term) for term in self.terms) if probe_every and len(self.terms) > 1 else ()
+        self.trackers = {name: keras.metrics.Mean(name=name) for name in self.logged}
         self.step_function = None
 
     # What a page gives.
+
+    @property
+    def logged(self):
+        """All that a row of the history holds."""
+        return (*self.terms, *self.watched, *self.shares)
 
     @property
     def deployed(self):
@@ -88,16 +95,24 @@ class SemiSupervised(keras.Model):
         variables = [variable for network in networks for variable in network.trainable_variables]
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
+        probe = self.optimizer.iterations % self.probe_every == 0 if self.shares else None
+
         def differentiate():
-            with tf.GradientTape() as tape:
+            with tf.GradientTape(persistent=probe is not None) as tape:
                 terms, extras = losses()
                 total = tf.add_n(list(terms.values())) / replicas
                 scaled = optimizer.scale_loss(total)
-            return terms, extras, tape.gradient(scaled, [variable.value for variable in variables])
+            sizes = {}
+            if probe is not None:
+                at = [kernel.value for kernel in last_kernels(networks)]
+                sizes = tf.cond(probe, lambda: gradient_sizes(tape, terms, at), lambda: dict.fromkeys(terms, 0.0))
+            return terms, extras, sizes, tape.gradient(scaled, [variable.value for variable in variables])
 
         if self.xla:
             differentiate = tf.function(differentiate, jit_compile=True)
-        terms, extras, gradients = differentiate()
+        terms, extras, sizes, gradients = differentiate()
+        for term, size in sizes.items():
+            self.trackers[share_of(term)].update_state(size, sample_weight=tf.cast(probe, tf.float32))
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
         for network in networks:
             average_statistics(network)
@@ -107,7 +122,9 @@ class SemiSupervised(keras.Model):
         """Log the terms and the watched numbers of this step; what train_step returns."""
         for name, value in {**terms, **watched}.items():
             self.trackers[name].update_state(value)
-        return {name: tracker.result() for name, tracker in self.trackers.items() if name in {**terms, **watched}}
+        logged = {name: self.trackers[name].result() for name in self.logged if name in {**terms, **watched}}
+        sizes = {share_of(term): self.trackers[share_of(term)].result() for term in terms if self.shares}
+        return logged | {name: tf.math.divide_no_nan(size, sum(sizes.values())) for name, size in sizes.items()}
 
     # What training uses.
 
@@ -140,6 +157,30 @@ class SemiSupervised(keras.Model):
 
     def call(self, image, training=False):
         return self.deployed(image, training=training)
+
+
+def share_of(term):
+    return f"gradient_share_{term}"
+
+
+def last_kernels(networks):
+    """Where gradients of the terms are compared: the last kernel of each encoder, which all that a network learns
+    passes through, and of which a gradient costs next to nothing; of networks without one, their own last kernel.
+    """
+    encoders = [network.get_layer("encoder") for network in networks if has_encoder(network)]
+    return [
+        [weight for weight in part.trainable_variables if len(weight.shape) > 1][-1] for part in encoders or networks
+    ]
+
+
+def has_encoder(network):
+    return "encoder" in {layer.name for layer in network.layers}
+
+
+def gradient_sizes(tape, terms, variables):
+    """The Euclidean length of each term's gradient over the variables: {term: scalar}."""
+    return {term: tf.linalg.global_norm(tape.gradient(loss, variables, unconnected_gradients="zero"))
+            for term, loss in terms.items()}  # fmt: skip
 
 
 def average_statistics(network):
