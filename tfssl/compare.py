@@ -1,0 +1,243 @@
+"""python -m tfssl.compare CONFIG...: several methods with the same data, budget and evaluation; one table, one figure.
+
+Each configuration is trained once for each seed, in a process of its own, and scored image by image. A comparison that
+was cut goes on when the same command is given again: what is finished is not repeated.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from tfssl import config, errors, evaluate, runs
+from tfssl.errors import UserError
+
+matplotlib.use("Agg")  # no display
+from matplotlib import pyplot
+
+SAME = ("data", "task", "evaluation")  # sections in which all that is compared must agree
+RESAMPLES = 2000
+COLUMNS = ("method", "mean", "deviation", "gain", "low", "high", "seconds_per_step", "seeds")
+
+
+@dataclass
+class Candidate:
+    """One configuration of a comparison, and for each seed its folder and the tallies of its images [N, ...]."""
+
+    name: str
+    path: str
+    settings: config.Config
+    folders: dict = field(default_factory=dict)
+    tallies: dict = field(default_factory=dict)
+
+
+def compare(paths, seeds, folder, on="test", twin=None, overrides=()):
+    """Train, score and compare the configurations; the folder with comparison.md, .csv and .png."""
+    candidates = [prepare(path, overrides) for path in paths]
+    refuse_unlike(candidates)
+    twin = choose_twin(candidates, twin)
+    for seed in seeds:
+        for candidate in candidates:
+            candidate.folders[seed] = folder / f"{candidate.name}_{seed}"
+            finish(candidate, seed, on, overrides)
+    task = runs.make_task(candidates[0].settings)
+    rows = [row(candidate, twin, task) for candidate in candidates]
+    write(rows, folder, heading(candidates, seeds, on, task, twin))
+    return folder
+
+
+def prepare(path, overrides):
+    settings = runs.resolve(config.load(path, overrides), path)
+    source = runs.make_source(settings)  # mistakes in the data are told before the first hour of training
+    return Candidate(Path(path).stem, str(path), runs.with_classes(settings, source))
+
+
+def refuse_unlike(candidates):
+    first = candidates[0]
+    names = [candidate.name for candidate in candidates]
+    if len(set(names)) < len(names):
+        raise UserError(f"two configurations have one name ({', '.join(names)}): rename a file")
+    for other in candidates[1:]:
+        for section in (*SAME, "training"):
+            one, two = (getattr(each.settings, section).model_dump(mode="json") for each in (first, other))
+            if section == "training":
+                one, two = {"steps": one["steps"]}, {"steps": two["steps"]}
+            if one != two:
+                raise UserError(f"{other.path}: {runs.difference(section, one, two)} as in {first.path}; a comparison "
+                                "needs the same data, steps and evaluation")  # fmt: skip
+
+
+def choose_twin(candidates, name):
+    """What gains are measured against: the one named, else that of the method `supervised`, else the first."""
+    by_name = {candidate.name: candidate for candidate in candidates}
+    if name is not None:
+        return config.choose(by_name, name, "--against")
+    supervised = [each for each in candidates if each.settings.method.name == "supervised"]
+    return (supervised or candidates)[0]
+
+
+# The runs.
+
+
+def finish(candidate, seed, on, overrides):
+    """Train and score one run if it is not done; its tallies."""
+    folder = candidate.folders[seed]
+    tallies = folder / f"tallies_{on}.npy"
+    if not tallies.is_file():
+        sets = [word for text in (*overrides, f"seed={seed}") for word in ("--set", text)]
+        print(f"== {folder}", flush=True)
+        in_a_process("tfssl.fit", candidate.path, *sets, "--output-dir", folder)
+        in_a_process("tfssl.evaluate", folder, "--on", on)
+    candidate.tallies[seed] = np.load(tallies)
+
+
+def in_a_process(module, *arguments):
+    """A command as its user would give it: whatever it sets in TensorFlow ends with it."""
+    status = subprocess.run([sys.executable, "-m", module, *map(str, arguments)]).returncode
+    if status:
+        raise UserError(f"python -m {module} {' '.join(map(str, arguments))} ended with status {status}, see above; "
+                        "the same comparison goes on from there")  # fmt: skip
+
+
+# The numbers.
+
+
+def row(candidate, twin, task):
+    """{column: value} of a candidate; measures as task.scores has them."""
+    scores = [score(tally.sum(0), task) for tally in candidate.tallies.values()]
+    timed = [config.read_json(folder / "metrics.json") for folder in candidate.folders.values()]
+    found = {"method": candidate.name, "mean": np.mean(scores), "deviation": deviation(scores),
+             "seconds_per_step": np.median([each["seconds"] / each["steps"] for each in timed]),
+             "seeds": " ".join(f"{value:.6g}" for value in scores)}  # fmt: skip
+    if candidate is twin:
+        return found
+    gain, low, high = paired_bootstrap(list(candidate.tallies.values()), list(twin.tallies.values()),
+                                       lambda total: score(total, task))  # fmt: skip
+    return found | {"gain": gain, "low": low, "high": high}
+
+
+def score(total, task):
+    return task.scores(total)[task.measures[0]]
+
+
+def deviation(values):
+    return np.std(values, ddof=1) if len(values) > 1 else float("nan")
+
+
+def paired_bootstrap(tallies, others, measure, resamples=RESAMPLES, seed=0):
+    """(gain, low, high): how much greater the measure is, mean over seeds, and its 95 % interval over images.
+
+    tallies, others: for each seed an array [N, ...] of what each image adds to the total that `measure` takes. The
+    images are drawn with replacement, the same for both sides and all seeds (Efron's percentile interval), so the
+    interval tells how far the gain depends on the images; what depends on the seeds is in the deviations.
+    """
+    count = len(tallies[0])
+    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+
+    def gain(weights):
+        return np.mean([
+            measure(np.tensordot(weights, one, 1)) - measure(np.tensordot(weights, other, 1))
+            for one, other in zip(tallies, others, strict=True)
+        ])  # fmt: skip
+
+    low, high = np.percentile([gain(weights) for weights in times], [2.5, 97.5])
+    return gain(np.ones(count, times.dtype)), low, high
+
+
+# The table and the figure.
+
+
+def heading(candidates, seeds, on, task, twin):
+    images = len(candidates[0].tallies[seeds[0]])
+    return {"measure": task.measures[0], "twin": twin.name, "on": on, "images": images, "seeds": len(seeds),
+            "steps": candidates[0].settings.training.steps}  # fmt: skip
+
+
+def write(rows, folder, facts):
+    with open(folder / "comparison.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    text = markdown(rows, facts)
+    (folder / "comparison.md").write_text(text, encoding="utf-8")
+    draw(rows, folder / "comparison.png", facts)
+    print(text)
+
+
+def unit(facts):
+    """(name, factor) in which a measure is shown."""
+    return {"miou": ("mIoU, %", 100), "psnr": ("PSNR, dB", 1)}[facts["measure"]]
+
+
+def markdown(rows, facts):
+    name, factor = unit(facts)
+    lines = [
+        f"| method | {name} | gain over {facts['twin']} | 95 % interval | seconds a step |",
+        "|---|---|---|---|---|",
+    ]
+    for each in rows:
+        spread = "" if np.isnan(each["deviation"]) else f" ± {factor * each['deviation']:.2f}"
+        gain = ["", ""]
+        if "gain" in each:
+            low, high = (f"{factor * each[key]:+.2f}" for key in ("low", "high"))
+            gain = [f"{factor * each['gain']:+.2f}", f"{low} to {high}"]
+        cells = [each["method"], f"{factor * each['mean']:.2f}{spread}", *gain,
+                 f"{each['seconds_per_step']:.3f}"]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    note = (f"{facts['images']} {facts['on']} images, {facts['steps']} steps, {facts['seeds']} seed(s): mean ± deviation "
+            "over seeds; intervals by a bootstrap over images, paired.")  # fmt: skip
+    return "\n".join([*lines, "", note, ""])
+
+
+def draw(rows, path, facts):
+    """Each method's seeds and mean, and its gain with the interval."""
+    name, factor = unit(facts)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 1 + 0.4 * len(rows)), sharey=True, layout="constrained")
+    for place, each in enumerate(rows):
+        seeds = [factor * float(value) for value in each["seeds"].split()]
+        left.plot(seeds, [place] * len(seeds), "o", color="0.7")
+        left.plot(factor * each["mean"], place, "D", color="C0")
+        if "gain" in each:
+            gain, low, high = (factor * each[key] for key in ("gain", "low", "high"))
+            right.errorbar(gain, place, xerr=[[gain - low], [high - gain]], fmt="D", color="C0", capsize=3)
+    left.set_yticks(range(len(rows)), [each["method"] for each in rows])
+    left.invert_yaxis()
+    left.set_xlabel(f"{name} (gray: seeds)")
+    right.axvline(0, color="0.5", linewidth=1)
+    right.set_xlabel(f"gain over {facts['twin']}, 95 % over images")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def seeds_of(text):
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {text}: write different whole numbers as 0,1,2")
+    return seeds
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m tfssl.compare", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("configs", nargs="+", help="JSON files with the same data, steps and evaluation")
+    parser.add_argument("--seeds", default="0,1,2", help="default: 0,1,2")
+    parser.add_argument("--on", default="test", choices=evaluate.SETS, help="what is scored (default: test)")
+    parser.add_argument(
+        "--against", help="the name of the file gains are measured against (default: the supervised one)"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="A.B.C=JSON", help="change all configurations")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/comparison"), help="default: runs/comparison")
+    given = parser.parse_args(arguments)
+    print(compare(given.configs, seeds_of(given.seeds), given.output_dir, given.on, given.against, given.set))
+
+
+if __name__ == "__main__":
+    errors.run(main)
