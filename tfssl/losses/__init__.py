@@ -4,10 +4,24 @@ Letters: B images, H x W pixels, h x w feature pixels, C classes, D feature chan
 only pixels that count: a loss over no pixel at all is 0, not NaN. Everything is computed in float32.
 """
 
+from tfssl.losses.contrast import (
+    adaptive_weight,
+    binary_contrast,
+    choose,
+    class_centers,
+    entropy_parts,
+    info_nce,
+    labeled_negatives,
+    rank_below,
+    sure_label,
+    unlabeled_negatives,
+    with_fresh,
+)
 from tfssl.losses.pixels import (
     confident,
     cross_entropy,
     entropy,
+    hard_cross_entropy,
     masked_mean,
     masked_percentile,
     pseudo_label,
@@ -17,15 +31,27 @@ from tfssl.losses.pixels import (
 from tfssl.losses.prototypes import class_confidence, prototype_means, rectify
 
 __all__ = [
+    "adaptive_weight",
+    "binary_contrast",
+    "choose",
+    "class_centers",
     "class_confidence",
     "confident",
     "cross_entropy",
     "entropy",
+    "entropy_parts",
+    "hard_cross_entropy",
+    "info_nce",
+    "labeled_negatives",
     "masked_mean",
     "masked_percentile",
     "prototype_means",
     "pseudo_label",
+    "rank_below",
     "rectify",
     "squared_error",
+    "sure_label",
     "total_variation",
+    "unlabeled_negatives",
+    "with_fresh",
 ]

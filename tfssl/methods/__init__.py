@@ -3,10 +3,12 @@
 from tfssl.methods.mean_teacher import CutMix, MeanTeacher
 from tfssl.methods.robust_mutual import RobustMutual
 from tfssl.methods.supervised import Supervised
+from tfssl.methods.u2pl import U2PL
 
 METHODS = {
     "supervised": Supervised,
     "mean_teacher": MeanTeacher,
     "cutmix": CutMix,
     "robust_mutual": RobustMutual,
+    "u2pl": U2PL,
 }
