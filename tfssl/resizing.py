@@ -24,7 +24,8 @@ def pick_like(values, like):
     """
     for axis in (1, 2):
         old, new = values.shape[axis], like.shape[axis]
-        values = tf.gather(values, np.int32((np.arange(new) + 0.5) * old / new), axis=axis)
+        if old != new:
+            values = tf.gather(values, np.int32((np.arange(new) + 0.5) * old / new), axis=axis)
     return values
 
 

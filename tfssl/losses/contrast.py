@@ -54,10 +54,10 @@ def rank_below(probability, rank):
 
 
 def labeled_negatives(label, probability, low, ignore_index=255):
-    """n^l of U2PL eq. 14: bool [B, h, w, C], where a labeled pixel is a negative of class c.
+    """n^l of U2PL eq. 14: bool [..., C], where a labeled pixel is a negative of class c.
 
     It has another label, and c is among the `low` most probable classes; with `low` None, whatever c's rank.
-    label: int [B, h, w]; probability: the teacher's, [B, h, w, C]. An ignored pixel is nobody's negative.
+    label: int [...]; probability: the teacher's, [..., C]. An ignored pixel is nobody's negative.
     """
     other = label[..., None] != tf.range(probability.shape[-1], dtype=label.dtype)
     other &= (label != ignore_index)[..., None]
@@ -65,9 +65,9 @@ def labeled_negatives(label, probability, low, ignore_index=255):
 
 
 def unlabeled_negatives(candidate, probability, low, high):
-    """n^u of U2PL eq. 15: bool [B, h, w, C], where an unlabeled pixel is a negative of class c.
+    """n^u of U2PL eq. 15: bool [..., C], where an unlabeled pixel is a negative of class c.
 
-    candidate: bool [B, h, w], the unreliable ones. Class c is one of rank low <= O(c) < high: probably not the pixel's,
+    candidate: bool [...], the unreliable ones. Class c is one of rank low <= O(c) < high: probably not the pixel's,
     and not among the most unlikely either. With `low` None every class but the most probable is.
     """
     if low is None:
@@ -75,14 +75,14 @@ def unlabeled_negatives(candidate, probability, low, high):
     return candidate[..., None] & ~rank_below(probability, low) & rank_below(probability, high)
 
 
-def choose(mask, scores, count):
-    """`count` pixels of each class at random, without repetition: (index int [C, count], found bool [C, count]).
+def choose(features, mask, scores, count):
+    """Of each class `count` pixels at random, without repetition: (features [C, count, D], found bool [C, count]).
 
-    mask: bool [P, C], the candidates of each class; scores: uniform random numbers [P] in [0, 1), the same for all
-    classes. Where a class has fewer candidates, the last of its places are not found. Shapes are static.
+    features: [P, D]; mask: bool [P, C], the candidates of each class; scores: uniform random numbers [P] in [0, 1), the
+    same for all classes. A class with fewer candidates has them first; what follows is not found. Shapes are static.
     """
     highest = tf.math.top_k(tf.where(tf.transpose(mask), scores, -1.0), min(count, mask.shape[0]))
-    return highest.indices, highest.values >= 0
+    return tf.gather(features, highest.indices), highest.values >= 0
 
 
 def class_centers(features, label, classes):
