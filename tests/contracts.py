@@ -56,4 +56,12 @@ CONTRACTS = {
         taught={"assistant": "assistant", "supervised": "student"}, follows=TEACHER, learner="student",
         alone={"ema_decay": 1.0}, shown={"warm_up": 0}, unmixed={"mix": "none"},
     ),
+    "u2pl": Contract(
+        taught={"supervised": "student", "unsupervised": "student", "contrast": ("student", "projection")},
+        follows=TEACHER | {"projection_teacher": "projection"}, learner="student",
+        alone={"unsupervised_weight": 0.0, "contrast_weight": 0.0},
+        shown={"warm_up": 0, "rank_low": 1, "anchors": 9, "negatives": 20, "pushed": 30, "channels": 12,
+               "background_capacity": 100, "queue_capacity": 100, "temperature": 0.1, "contrast_weight": 1.0},
+        unmixed={"mix": "none"},
+    ),
 }  # fmt: skip

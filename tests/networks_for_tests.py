@@ -32,9 +32,13 @@ def tiny_network(seed=0, *, classes=3, dropout=0.0, stochastic_depth=0.0, frozen
     classifier = network.get_layer("classifier").get_layer("logits_convolution")
     classifier.kernel.assign(keras.random.normal(classifier.kernel.shape, stddev=1.5, seed=seed))
     if frozen_norm:
-        for layer in network._flatten_layers():
-            layer.trainable = layer.trainable and not isinstance(layer, keras.layers.BatchNormalization)
+        freeze_norm(network)
     return network
+
+
+def freeze_norm(network):
+    for layer in network._flatten_layers():
+        layer.trainable = layer.trainable and not isinstance(layer, keras.layers.BatchNormalization)
 
 
 def colored_blocks(generator, count, block=8):
@@ -74,6 +78,8 @@ def make_method(name, *, learners=None, strategy=None, rate=1.0, head_factor=1.0
                    "classes": len(classes)}  # fmt: skip
         learners = learners or [tiny_network(11 + number, **options) for number in range(page.learners)]
         method = page(learners, Segmentation(classes, VOID), steps=steps, seed=seed, xla=xla, **arguments)
+        for head in method.heads.values() if frozen_norm else ():
+            freeze_norm(head)
         method.compile(optimizer=plain_sgd(rate, method.minimised, head_factor), jit_compile=False)
         for further, moved in method.also_minimised.items():
             method.further_optimizers[further] = plain_sgd(rate, moved, head_factor)

@@ -90,7 +90,7 @@ def test_what_is_stored_has_no_gradient_and_size_is_told():
         memory.push(2 * source, tf.constant(present))
         total = tf.reduce_sum(memory.value)
     assert tape.gradient(total, source) is None and memory.trainable_variables == []
-    assert memory.megabytes == CLASSES * 7 * CHANNELS * 4 / 1e6
+    assert memory.megabytes == CLASSES * (7 + 1) * CHANNELS * 4 / 1e6  # one place for what is absent
 
 
 def test_replicas_together_hold_what_one_does(two_replicas):

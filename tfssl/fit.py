@@ -7,6 +7,7 @@ pictures and report -> SavedModel and ONNX. The same command again continues a r
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -39,6 +40,7 @@ def fit(path, overrides=(), output_dir=None):
         return folder
     if restored:
         print(f"{folder}: going on after step {run.step} of {settings.training.steps}")
+    tell(run.method)
     seconds = train(run)
     finish(run, seconds)
     return folder
@@ -55,6 +57,14 @@ def make_deterministic(settings):
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
+
+
+def tell(method):
+    """What to know before the first step: the size of large memories, and what of the method will have no effect."""
+    if method.megabytes >= 1:
+        print(f"memories of the method: {method.megabytes:,.0f} MB on each device", flush=True)
+    for caution in method.cautions():
+        print(f"warning: {caution}", file=sys.stderr, flush=True)
 
 
 def train(run):

@@ -22,6 +22,10 @@ class Prototypes(keras.layers.Layer):
         self.seen = self.add_weight(name="seen", shape=(classes,), initializer="zeros", trainable=False)
         self.built = True
 
+    @property
+    def megabytes(self):
+        return float(np.prod(self.value.shape)) * 4 / 1e6
+
     def update(self, means, present, cumulative=False):
         """Take the images of a batch one after another; `cumulative` makes it the plain mean of all images so far.
 
@@ -60,14 +64,17 @@ class Prototypes(keras.layers.Layer):
 class ClassQueues(keras.layers.Layer):
     """One first-in-first-out queue of keys per class (U2PL; Cross Teacher Training).
 
-    capacity: of each queue, one number or one per class; all have the room of the largest. What is stored has no
-    gradient. `value` [C, V, D] holds the keys, `filled` [C] how many of them count, `next` [C] where the next one goes.
+    capacity: of each queue, one number or one per class; all have the room of the largest, V. What is stored has no
+    gradient. `value` [C, V + 1, D] holds the keys and in the last place nothing: what is absent from a push is written
+    there, as zeros. `filled` [C] is how many keys count, `next` [C] where the next one goes.
+
+    Queues may take a gigabyte, so a step reads and writes only the places it is about, never a copy of the whole.
     """
 
     def __init__(self, classes, capacity, channels, **arguments):
         super().__init__(trainable=False, **arguments)
         self.capacity = np.broadcast_to(np.asarray(capacity, np.int32), [classes])
-        shape = (classes, int(self.capacity.max()), channels)
+        shape = (classes, int(self.capacity.max()) + 1, channels)
         self.value = self.add_weight(name="value", shape=shape, initializer="zeros", trainable=False)
         self.filled = self.add_weight(
             name="filled", shape=(classes,), initializer="zeros", dtype="int32", trainable=False
@@ -77,7 +84,7 @@ class ClassQueues(keras.layers.Layer):
 
     @property
     def megabytes(self):
-        return np.prod(self.value.shape) * 4 / 1e6
+        return float(np.prod(self.value.shape)) * 4 / 1e6
 
     @property
     def full(self):
@@ -96,21 +103,31 @@ class ClassQueues(keras.layers.Layer):
             keys, present = tf.ensure_shape(keys, [None, count, None]), tf.ensure_shape(present, [None, count]) > 0
         if keys.shape[1] > self.capacity.min():
             raise ValueError(f"a queue of {self.capacity.min()} cannot take {keys.shape[1]} keys at once")
-        classes, room = self.value.shape[:2]
         order = tf.cumsum(tf.cast(present, tf.int32), axis=1, exclusive=True)
-        place = (self.next[:, None] + order) % self.capacity[:, None]
-        place = tf.where(present, place, room)  # one past the end: nothing is written there
-        index = tf.stack([tf.broadcast_to(tf.range(classes)[:, None], place.shape), place], axis=-1)
-        value = tf.pad(tf.convert_to_tensor(self.value), [[0, 0], [0, 1], [0, 0]])
-        value = tf.tensor_scatter_nd_update(value, index, tf.cast(keys, tf.float32))
+        place = tf.where(present, (self.next[:, None] + order) % self.capacity[:, None], self.value.shape[1] - 1)
+        keys = tf.where(present[..., None], tf.cast(keys, tf.float32), 0.0)
+        # A mirrored variable knows no scatter_nd_update, the part of this replica does.
+        tf.raw_ops.ResourceScatterNdUpdate(
+            ref=self.value.value.handle, indices=self._places(place), updates=tf.stop_gradient(keys)
+        )
         pushed = tf.reduce_sum(tf.cast(present, tf.int32), axis=1)
-        self.value.assign(tf.stop_gradient(value[:, :room]))
         self.filled.assign(tf.minimum(self.filled + pushed, self.capacity))
         self.next.assign((self.next + pushed) % self.capacity)
 
     def sample(self, key, count):
-        """`count` keys of each class, drawn evenly with replacement: [C, count, D]; zeros where a queue is empty."""
-        filled = tf.cast(self.filled, tf.float32)[:, None]
-        draws = tf.random.stateless_uniform([self.value.shape[0], count], key)
-        index = tf.minimum(tf.cast(draws * filled, tf.int32), tf.maximum(self.filled[:, None] - 1, 0))
-        return tf.gather(tf.convert_to_tensor(self.value), index, batch_dims=1)
+        """`count` keys of each class, drawn evenly with replacement: [C, count, D]; zeros where a queue is empty.
+
+        All classes share the draws, so that what a class gets does not depend on its number. Outside of the part
+        that XLA compiles: it has no kernel that gathers from a variable without reading all of it.
+        """
+        draws = tf.random.stateless_uniform([1, count], key)
+        filled = self.filled[:, None]
+        index = tf.cast(draws * tf.cast(filled, tf.float32), tf.int32)
+        index = tf.minimum(index, tf.maximum(filled - 1, 0))
+        return tf.raw_ops.ResourceGatherNd(
+            resource=self.value.value.handle, indices=self._places(index), dtype=tf.float32
+        )
+
+    def _places(self, index):
+        """Indices [C, K, 2] into `value` of the places [C, K] in each class's queue."""
+        return tf.stack([tf.broadcast_to(tf.range(index.shape[0])[:, None], tf.shape(index)), index], axis=-1)

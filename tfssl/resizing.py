@@ -1,4 +1,4 @@
-"""Bilinear resizing that computes the same with and without XLA, with static and with dynamic sizes."""
+"""Resizing that computes the same with and without XLA: bilinear, with static and with dynamic sizes, and nearest."""
 
 import math
 
@@ -15,6 +15,18 @@ def resize_like(values, like):
     else:
         resized = tf.image.resize(values, tf.shape(like)[1:3])
     return tf.cast(resized, values.dtype)
+
+
+def pick_like(values, like):
+    """values [B,H,W,...] at the height and width of like [B,h,w,...]: of each cell the pixel in its middle, unmixed.
+
+    For labels, which have no mean, and for what must stay consistent with them. Sizes must be static.
+    """
+    for axis in (1, 2):
+        old, new = values.shape[axis], like.shape[axis]
+        if old != new:
+            values = tf.gather(values, np.int32((np.arange(new) + 0.5) * old / new), axis=axis)
+    return values
 
 
 def _samples_coincide(old, new):

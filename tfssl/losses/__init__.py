@@ -4,10 +4,24 @@ Letters: B images, H x W pixels, h x w feature pixels, C classes, D feature chan
 only pixels that count: a loss over no pixel at all is 0, not NaN. Everything is computed in float32.
 """
 
+from tfssl.losses.contrast import (
+    adaptive_weight,
+    binary_contrast,
+    choose,
+    class_centers,
+    entropy_parts,
+    info_nce,
+    labeled_negatives,
+    rank_below,
+    sure_label,
+    unlabeled_negatives,
+    with_fresh,
+)
 from tfssl.losses.pixels import (
     confident,
     cross_entropy,
     entropy,
+    hard_cross_entropy,
     masked_mean,
     masked_percentile,
     pseudo_label,
@@ -18,18 +32,30 @@ from tfssl.losses.prototypes import class_confidence, prototype_means, rectify
 from tfssl.losses.reweighting import confidence_weights, confident_share, reweighted_pseudo_labels
 
 __all__ = [
+    "adaptive_weight",
+    "binary_contrast",
+    "choose",
+    "class_centers",
     "class_confidence",
     "confidence_weights",
     "confident",
     "confident_share",
     "cross_entropy",
     "entropy",
+    "entropy_parts",
+    "hard_cross_entropy",
+    "info_nce",
+    "labeled_negatives",
     "masked_mean",
     "masked_percentile",
     "prototype_means",
     "pseudo_label",
+    "rank_below",
     "rectify",
     "reweighted_pseudo_labels",
     "squared_error",
+    "sure_label",
     "total_variation",
+    "unlabeled_negatives",
+    "with_fresh",
 ]

@@ -19,6 +19,20 @@ def cross_entropy(label, logits, weight=None, ignore_index=255):
     return tf.math.divide_no_nan(tf.reduce_sum(weighted), tf.reduce_sum(counts))
 
 
+def hard_cross_entropy(label, logits, threshold=0.7, least=1 / 16, ignore_index=255):
+    """Cross-entropy over the hard pixels alone, OHEM (Shrivastava et al., CVPR 2016, arXiv:1604.03540; U2PL app. A).
+
+    label: int [B, H, W]; logits: [B, H, W, C]. Hard is a pixel to whose label the network gives a probability of at
+    most `threshold`; if fewer than the share `least` of the pixels that are not ignored are, the hardest of these up
+    to that share. The mean over them.
+    """
+    logits = tf.cast(logits, tf.float32)
+    known = label != ignore_index
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.where(known, label, 0), logits=logits)
+    enough = tf.minimum(-tf.math.log(threshold), masked_percentile(loss, known, 1.0 - least))
+    return masked_mean(loss, known & (loss >= tf.stop_gradient(enough)))
+
+
 def pseudo_label(probability, valid, ignore_index=255):
     """Hard pseudo-labels, one_hot of eq. 4 as class indices: argmax where `valid`, else the ignore index.
 

@@ -4,6 +4,7 @@ from tfssl.methods.gta import GTA
 from tfssl.methods.mean_teacher import CutMix, MeanTeacher
 from tfssl.methods.robust_mutual import RobustMutual
 from tfssl.methods.supervised import Supervised
+from tfssl.methods.u2pl import U2PL
 
 METHODS = {
     "supervised": Supervised,
@@ -11,4 +12,5 @@ METHODS = {
     "cutmix": CutMix,
     "robust_mutual": RobustMutual,
     "gta": GTA,
+    "u2pl": U2PL,
 }

@@ -71,6 +71,10 @@ class SemiSupervised(keras.Model):
         """The steps at which the learning-rate schedule starts anew, the first of them 0."""
         return [0]
 
+    def cautions(self):
+        """Sentences for the user before training: settings that leave a part of the method without effect."""
+        return []
+
     def pseudo_labels(self, image):
         """What this method takes for the label of unlabeled images [B,H,W,3]: int [B,H,W], or None if it has none."""
         return None
@@ -127,6 +131,11 @@ class SemiSupervised(keras.Model):
         return logged | {name: tf.math.divide_no_nan(size, sum(sizes.values())) for name, size in sizes.items()}
 
     # What training uses.
+
+    @property
+    def megabytes(self):
+        """What the memories take on each device."""
+        return sum(memory.megabytes for memory in self.memories)
 
     @property
     def metrics(self):
