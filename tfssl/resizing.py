@@ -1,4 +1,4 @@
-"""Bilinear resizing that computes the same with and without XLA, with static and with dynamic sizes."""
+"""Resizing that computes the same with and without XLA, with static and with dynamic sizes."""
 
 import math
 
@@ -15,6 +15,14 @@ def resize_like(values, like):
     else:
         resized = tf.image.resize(values, tf.shape(like)[1:3])
     return tf.cast(resized, values.dtype)
+
+
+def nearest_like(labels, like):
+    """Whole numbers [B,H,W] at the height and width of like [B,h,w,...]: each new pixel takes what is at its centre."""
+    for axis in (1, 2):
+        old, new = tf.shape(labels)[axis], tf.shape(like)[axis]
+        labels = tf.gather(labels, (2 * tf.range(new) + 1) * old // (2 * new), axis=axis)
+    return tf.ensure_shape(labels, [None, *like.shape[1:3]])
 
 
 def _samples_coincide(old, new):

@@ -4,6 +4,15 @@ Letters: B images, H x W pixels, h x w feature pixels, C classes, D feature chan
 only pixels that count: a loss over no pixel at all is 0, not NaN. Everything is computed in float32.
 """
 
+from tfssl.losses.cross_teacher import (
+    best_keys,
+    draw_pixels,
+    high_contrast,
+    high_quality,
+    low_contrast,
+    low_quality,
+    surest,
+)
 from tfssl.losses.pixels import (
     confident,
     cross_entropy,
@@ -17,15 +26,22 @@ from tfssl.losses.pixels import (
 from tfssl.losses.prototypes import class_confidence, prototype_means, rectify
 
 __all__ = [
+    "best_keys",
     "class_confidence",
     "confident",
     "cross_entropy",
+    "draw_pixels",
     "entropy",
+    "high_contrast",
+    "high_quality",
+    "low_contrast",
+    "low_quality",
     "masked_mean",
     "masked_percentile",
     "prototype_means",
     "pseudo_label",
     "rectify",
     "squared_error",
+    "surest",
     "total_variation",
 ]

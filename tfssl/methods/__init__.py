@@ -1,5 +1,6 @@
 """One page per method, and the table of all: the name in the configuration, and the class."""
 
+from tfssl.methods.cross_teacher import CrossTeacher
 from tfssl.methods.mean_teacher import CutMix, MeanTeacher
 from tfssl.methods.robust_mutual import RobustMutual
 from tfssl.methods.supervised import Supervised
@@ -9,4 +10,5 @@ METHODS = {
     "mean_teacher": MeanTeacher,
     "cutmix": CutMix,
     "robust_mutual": RobustMutual,
+    "cross_teacher": CrossTeacher,
 }
