@@ -8,7 +8,8 @@ class Contract:
     """taught: {term: the networks it teaches}. follows: {network: the one whose average it is}. shown: options under
     which a step shows all its parts (no warm-up, no ramp-up from zero, a threshold some pixels pass). unmixed: options
     without mixing of images. alone: options that turn every unlabeled term and every transfer off; the network
-    `learner` is then trained as the supervised method trains its own. fixed: networks that no step changes.
+    `learner` is then trained as the supervised method trains its own. fixed: networks that no step changes. noisy:
+    what is watched of the students, whose noise it shows.
     """
 
     taught: dict
@@ -18,6 +19,7 @@ class Contract:
     shown: dict = field(default_factory=dict)
     unmixed: dict = field(default_factory=dict)
     fixed: tuple = ()
+    noisy: tuple = ()
 
     def __post_init__(self):
         self.taught = {term: {roles} if isinstance(roles, str) else set(roles) for term, roles in self.taught.items()}
@@ -63,5 +65,10 @@ CONTRACTS = {
         shown={"warm_up": 0, "rank_low": 1, "anchors": 9, "negatives": 20, "pushed": 30, "channels": 12,
                "background_capacity": 100, "queue_capacity": 100, "temperature": 0.1, "contrast_weight": 1.0},
         unmixed={"mix": "none"},
+    ),
+    "cross_teacher": Contract(
+        taught={f"{term}_{k}": f"student_{k}" for term in ("supervised", "cross", "high", "low") for k in (1, 2)},
+        follows=PAIRS, learner="student_1", alone={"cross_weight": 0.0, "high_weight": 0.0, "low_weight": 0.0},
+        shown={"start_by": 0}, noisy=("high_pixels", "low_pixels"),
     ),
 }  # fmt: skip

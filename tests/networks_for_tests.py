@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfssl import networks, optimizers
+from tfssl.memory import Prototypes
 from tfssl.methods import METHODS
 from tfssl.networks.layers import StochasticDepth, image_input, with_classifier
 from tfssl.tasks import Segmentation
@@ -76,7 +77,7 @@ def make_method(name, *, learners=None, strategy=None, rate=1.0, head_factor=1.0
     with (strategy or tf.distribute.get_strategy()).scope():
         options = {"dropout": dropout, "stochastic_depth": stochastic_depth, "frozen_norm": frozen_norm,
                    "classes": len(classes)}  # fmt: skip
-        learners = learners or [tiny_network(11 + number, **options) for number in range(page.learners)]
+        learners = learners or [tiny_network(11 + number, **options) for number in range(page.learners_of(arguments))]
         method = page(learners, Segmentation(classes, VOID), steps=steps, seed=seed, xla=xla, **arguments)
         for head in method.heads.values() if frozen_norm else ():
             freeze_norm(head)
@@ -156,6 +157,15 @@ def remember(method):
         method.optimizer.iterations.assign(number)
 
     return restore
+
+
+def fill(memory, generator):
+    """Put something into a memory, so that it matters: prototypes of all classes, or queues that are full."""
+    memory.value.assign(generator.normal(size=memory.value.shape))
+    if isinstance(memory, Prototypes):
+        memory.seen.assign(5 * np.ones(memory.seen.shape))
+    else:
+        memory.filled.assign(memory.capacity)
 
 
 def same(first, second):

@@ -11,6 +11,7 @@ from tests.networks_for_tests import (
     QUIET,
     all_networks,
     assert_close,
+    fill,
     half,
     make_batch,
     make_method,
@@ -20,7 +21,6 @@ from tests.networks_for_tests import (
     stream,
     weights,
 )
-from tfssl.memory import Prototypes
 from tfssl.methods import METHODS
 from tfssl.networks.layers import Dropout
 from tfssl.randomness import fold, noise
@@ -39,15 +39,6 @@ def ready(name, strategy=None, **options):
     for memory in method.memories:
         fill(memory, generator)
     return method
-
-
-def fill(memory, generator):
-    """Put something into a memory, so that it matters: prototypes of all classes, or queues that are full."""
-    memory.value.assign(generator.normal(size=memory.value.shape))
-    if isinstance(memory, Prototypes):
-        memory.seen.assign(5 * np.ones(memory.seen.shape))
-    else:
-        memory.filled.assign(memory.capacity)
 
 
 def draw_as_replica(method):

@@ -18,7 +18,7 @@ LAYERS = [
     ["methods"],
     ["runs"],
     ["evaluate", "export", "report", "predict"],
-    ["callbacks"],
+    ["callbacks", "compare"],
     ["fit"],
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

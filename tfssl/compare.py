@@ -189,8 +189,8 @@ def markdown(rows, facts):
         cells = [each["method"], f"{factor * each['mean']:.2f}{spread}", *gain,
                  f"{each['seconds_per_step']:.3f}"]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-    note = (f"{facts['images']} {facts['on']} images, {facts['steps']} steps, {facts['seeds']} seed(s): mean ± deviation "
-            "over seeds; intervals by a bootstrap over images, paired.")  # fmt: skip
+    note = (f"{facts['images']} {facts['on']} images, {facts['steps']} steps, {facts['seeds']} seed(s): mean ± "
+            "deviation over seeds; intervals by a bootstrap over images, paired.")  # fmt: skip
     return "\n".join([*lines, "", note, ""])
 
 

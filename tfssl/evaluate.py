@@ -85,7 +85,7 @@ def main(arguments=None):
     if examples is None:
         raise errors.UserError(f"{given.run}: its data has no {given.on} set; name one in data.{given.on}")
     result = {"on": given.on, "images": examples.count, "step": run.step,
-              "networks": score_networks(run.method.roles, examples, run.task)}  # fmt: skip
+              "networks": score_networks(run.method.scored, examples, run.task)}  # fmt: skip
     path = given.run / f"metrics_{given.on}.json"
     runs.write_json(path, result)
     for role, score in result["networks"].items():

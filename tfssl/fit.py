@@ -109,7 +109,7 @@ def one_epoch(run):
 def finish(run, seconds):
     """Scores of all networks, pictures, exports, report."""
     settings, folder = run.settings, run.folder
-    networks = evaluate.score_networks(run.method.roles, run.source.validation, run.task)
+    networks = evaluate.score_networks(run.method.scored, run.source.validation, run.task)
     facts = {"steps": run.step, "seconds": round(seconds, 1), "method": settings.method.name}
     deployed = next(iter(networks.values()))
     metrics = {**deployed, **facts, "images": run.source.validation.count, "protocol": settings.evaluation.protocol,

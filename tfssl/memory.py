@@ -131,3 +131,35 @@ class ClassQueues(keras.layers.Layer):
     def _places(self, index):
         """Indices [C, K, 2] into `value` of the places [C, K] in each class's queue."""
         return tf.stack([tf.broadcast_to(tf.range(index.shape[0])[:, None], tf.shape(index)), index], axis=-1)
+
+
+class LabeledQueues(ClassQueues):
+    """Queues that know which classes labels have shown so far (Cross Teacher Training): `seen` [C], 1 for each."""
+
+    def __init__(self, classes, capacity, channels, **arguments):
+        super().__init__(classes, capacity, channels, **arguments)
+        self.seen = self.add_weight(name="seen", shape=(classes,), initializer="zeros", trainable=False)
+
+    @property
+    def ready(self):
+        """Whether the queues of all classes seen are full, and there is one."""
+        seen = tf.convert_to_tensor(self.seen) > 0
+        return tf.reduce_any(seen) & tf.reduce_all(self.full | ~seen)
+
+    @property
+    def held(self):
+        """Which places hold a key: bool [C, V]."""
+        return tf.range(self.value.shape[1]) < tf.convert_to_tensor(self.filled)[:, None]
+
+    @property
+    def fill(self):
+        """The share of all places that hold a key."""
+        return tf.reduce_sum(tf.cast(self.filled, tf.float32)) / float(self.capacity.sum())
+
+    def push(self, keys, present, shown):
+        """Append keys as all queues do; shown: float [C], above 0 for the classes that the labels of this step show."""
+        super().push(keys, present)
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            shown = replica.all_reduce(tf.distribute.ReduceOp.SUM, shown)
+        self.seen.assign(tf.maximum(self.seen, tf.cast(shown > 0, tf.float32)))

@@ -84,7 +84,7 @@ def build(settings, folder, source=None):
     page = METHODS[settings.method.name]
     training = settings.training
     with strategy.scope():
-        learners = make_networks(settings, page.learners, task.channels)
+        learners = make_networks(settings, page.learners_of(settings.method.model_extra), task.channels)
         method = page(learners, task, steps=training.steps, seed=settings.seed, xla=use_xla(settings),
                       probe_every=training.log_every, **settings.method.model_extra)  # fmt: skip
         rate = Polynomial(training.learning_rate, [*method.restarts(), training.steps],

@@ -17,6 +17,15 @@ from tfssl.losses.contrast import (
     unlabeled_negatives,
     with_fresh,
 )
+from tfssl.losses.cross_teacher import (
+    best_keys,
+    draw_pixels,
+    high_contrast,
+    high_quality,
+    low_contrast,
+    low_quality,
+    surest,
+)
 from tfssl.losses.pixels import (
     confident,
     cross_entropy,
@@ -28,11 +37,20 @@ from tfssl.losses.pixels import (
     squared_error,
     total_variation,
 )
-from tfssl.losses.prototypes import class_confidence, prototype_means, rectify
-from tfssl.losses.reweighting import confidence_weights, confident_share, reweighted_pseudo_labels
+from tfssl.losses.prototypes import (
+    class_confidence,
+    prototype_means,
+    rectify,
+)
+from tfssl.losses.reweighting import (
+    confidence_weights,
+    confident_share,
+    reweighted_pseudo_labels,
+)
 
 __all__ = [
     "adaptive_weight",
+    "best_keys",
     "binary_contrast",
     "choose",
     "class_centers",
@@ -41,11 +59,16 @@ __all__ = [
     "confident",
     "confident_share",
     "cross_entropy",
+    "draw_pixels",
     "entropy",
     "entropy_parts",
     "hard_cross_entropy",
+    "high_contrast",
+    "high_quality",
     "info_nce",
     "labeled_negatives",
+    "low_contrast",
+    "low_quality",
     "masked_mean",
     "masked_percentile",
     "prototype_means",
@@ -55,6 +78,7 @@ __all__ = [
     "reweighted_pseudo_labels",
     "squared_error",
     "sure_label",
+    "surest",
     "total_variation",
     "unlabeled_negatives",
     "with_fresh",

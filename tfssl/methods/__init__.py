@@ -1,5 +1,6 @@
 """One page per method, and the table of all: the name in the configuration, and the class."""
 
+from tfssl.methods.cross_teacher import CrossTeacher
 from tfssl.methods.gta import GTA
 from tfssl.methods.mean_teacher import CutMix, MeanTeacher
 from tfssl.methods.robust_mutual import RobustMutual
@@ -13,4 +14,5 @@ METHODS = {
     "robust_mutual": RobustMutual,
     "gta": GTA,
     "u2pl": U2PL,
+    "cross_teacher": CrossTeacher,
 }

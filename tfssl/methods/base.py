@@ -1,9 +1,13 @@
 """What every method shares: networks with roles, moves that minimise, and phases of training."""
 
+import itertools
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfssl import randomness
+from tfssl.errors import UserError
 
 
 class SemiSupervised(keras.Model):
@@ -14,7 +18,8 @@ class SemiSupervised(keras.Model):
     unlabeled images on each replica; `terms`, the names of the losses it minimises; `watched`, further numbers it
     logs. In its constructor it gives `roles`, all networks by name, the one that ships first; and where it has them
     `heads`, further networks by name that predict no label (projections, detectors), and `memories`, what it
-    remembers between steps. A network that no optimizer moves is not trainable.
+    remembers between steps. A network that no optimizer moves is not trainable. Where the number of networks depends
+    on an option of the page, it overrides `learners_of`, and gives the constructor here its `terms`.
     """
 
     learners = 1
@@ -24,9 +29,11 @@ class SemiSupervised(keras.Model):
     terms = ()
     watched = ()
 
-    def __init__(self, task, *, steps, seed=0, xla=False, probe_every=0):
-        """probe_every: steps between two measurements of the gradient shares of the terms; 0: none."""
+    def __init__(self, task, *, steps, seed=0, xla=False, probe_every=0, terms=None):
+        """probe_every: steps between two measurements of the gradient shares of the terms, 0: none; terms: where they
+        depend on options."""
         super().__init__()
+        self.terms = terms or self.terms
         self.task, self.steps, self.seed, self.xla, self.probe_every = task, steps, seed, xla, probe_every
         self.roles, self.heads, self.memories, self.further_optimizers = {}, {}, [], {}
         self.shares = tuple(share_of(term) for term in self.terms) if probe_every and len(self.terms) > 1 else ()
@@ -34,6 +41,11 @@ class SemiSupervised(keras.Model):
         self.step_function = None
 
     # What a page gives.
+
+    @classmethod
+    def learners_of(cls, options):
+        """How many networks a page is given under these options of it, the keyword arguments of its constructor."""
+        return cls.learners
 
     @property
     def logged(self):
@@ -62,6 +74,11 @@ class SemiSupervised(keras.Model):
     def optimizers(self):
         """All of them, the one that counts the steps first."""
         return [self.optimizer, *self.further_optimizers.values()]
+
+    @property
+    def scored(self):
+        """{name: image -> {"logits"}}, all that evaluation scores: the networks, and what they predict together."""
+        return self.roles
 
     def phases(self):
         """[(first step, step function, what to do once before it, or None), ...] in order of the first step."""
@@ -201,6 +218,15 @@ def average_statistics(network):
     means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.convert_to_tensor(weight) for weight in moving])
     for weight, mean in zip(moving, means, strict=True):
         weight.assign(mean)
+
+
+def refuse_equal(networks):
+    """Two equal networks would stay one: their teachers agree always and mutual learning is self-training."""
+    weights = [network.get_weights() for network in networks]
+    for (i, first), (j, second) in itertools.combinations(enumerate(weights, 1), 2):
+        if len(first) == len(second) and all(map(np.array_equal, first, second)):
+            which = "the two learners" if len(weights) == 2 else f"learners {i} and {j}"
+            raise UserError(f"networks: {which} have equal weights; give them different seeds or architectures")
 
 
 def chain(*batches):

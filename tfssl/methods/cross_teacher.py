@@ -1,0 +1,232 @@
+"""Cross Teacher Training: students taught by the mean teachers of the other pairs, with two contrasts of features."""
+
+import functools
+from typing import Annotated, Literal
+
+import tensorflow as tf
+from pydantic import Field
+
+from tfssl import losses, mixing
+from tfssl.ema import follow, twin, warmed_up
+from tfssl.errors import UserError
+from tfssl.kinds import Amount, Share, Weight
+from tfssl.memory import LabeledQueues
+from tfssl.methods.base import SemiSupervised, chain, refuse_equal
+from tfssl.randomness import fold, noise
+from tfssl.resizing import pick_like, resize_like
+from tfssl.schedules import steps_of
+
+MIX, NOISE, KEYS, CONTRAST = 1, 2, 3, 4  # what the random keys of a step are for
+KINDS = ("supervised", "cross", "high", "low")
+
+Count = Annotated[int, Field(gt=0)]
+
+
+class CrossTeacher(SemiSupervised):
+    """weak --> teacher j --hard labels--> student k <-- weak;  student k --EMA--> teacher k,  k != j
+    labeled --> teacher k --its sure and right features--> bank k <--contrast-- features of student k
+
+    Xiao et al., "Semi-supervised semantic segmentation with cross teacher training", 2022, arXiv:2209.01327.
+
+    Options, the paper's way first. pairs: 2, or 1 (a mean teacher) or 3 (table 6). labels_from (table 5): "others", the
+    other pairs' teachers; "own", separate mean teachers, whose mean is scored as "ensemble"; "all", dual teachers;
+    "students", direct mutual teaching. Weights of 0 give table 4. memory_size: V, keys of a class (table 7); 0 is no
+    contrast. threshold: phi (table 8). directional: off is M_lc = 1 - M_hc (table 9). mix: nothing is said of it, hence
+    "none"; or "cutmix". student_view: "weak" or "strong". Rotations, flips and translations: `data.weak`.
+    Its numbers are lost, so ours are the weights of the contrasts, temperature (tau) and ema_decay (alpha). quota: n,
+    keys of a class and image; V / N_l rounds to the least, 1, from 86 labeled images on. chosen: the most "confident"
+    n or "random" ones; the text says both. start_by: the contrasts begin when the banks are full, but then at the
+    latest; the paper waits for all classes, here for those seen in labels, and one may never fill. anchors: so many
+    pixels a step, student and contrast, drawn from all that the paper takes: the cost of a step is bounded.
+    """
+
+    learners = 2
+    terms = tuple(f"{kind}_{k}" for kind in KINDS for k in (1, 2))
+    watched = ("total_variation", "bank_fill", "high_pixels", "low_pixels")
+
+    def __init__(self, networks, task, *, pairs: Literal[1, 2, 3] = 2,
+                 labels_from: Literal["others", "own", "all", "students"] = "others", ema_decay: Share = 0.99,
+                 supervised_weight: Weight = 1.0, cross_weight: Weight = 1.0, high_weight: Weight = 0.1,
+                 low_weight: Weight = 0.1, memory_size: Annotated[int, Field(ge=0)] = 128, quota: Count = 1,
+                 chosen: Literal["confident", "random"] = "confident", start_by: Amount = 0.1,
+                 temperature: Annotated[float, Field(gt=0)] = 0.1, threshold: Share = 0.75, directional: bool = True,
+                 anchors: Count = 512, mix: Literal["none", "cutmix"] = "none",
+                 student_view: Literal["weak", "strong"] = "weak", **shared):  # fmt: skip
+        kinds = KINDS if pairs > 1 else KINDS[:-1]  # eq. 8 needs a peer
+        super().__init__(task, terms=tuple(f"{kind}_{k + 1}" for kind in kinds for k in range(pairs)), **shared)
+        self.students = list(networks)
+        refuse_equal(self.students)
+        self.teachers = [twin(student) for student in self.students]
+        self.tellers = tellers(pairs, labels_from)
+        self.guides = self.students if labels_from == "students" else self.teachers
+        channels = [student.output["features"].shape[-1] for student in self.students]
+        if memory_size and len(set(channels)) > 1:
+            raise UserError(f"networks: their features have {channels} channels, but low-level contrast compares them; "
+                            "give all networks equal ones, or method.memory_size 0")  # fmt: skip
+        self.banks = [LabeledQueues(task.channels, memory_size, size) for size in channels if memory_size]
+        self.memories = self.banks
+        for role, members in (("teacher", self.teachers), ("student", self.students)):
+            self.roles |= {f"{role}_{k + 1}": network for k, network in enumerate(members)}
+        self.weights_of = dict(zip(KINDS, (supervised_weight, cross_weight, high_weight, low_weight), strict=True))
+        self.ema_decay, self.quota, self.chosen = ema_decay, quota, chosen
+        self.start_by = steps_of(start_by, self.steps)
+        self.temperature, self.threshold, self.directional = temperature, threshold, directional
+        self.anchors, self.mix, self.mixes = anchors, mix, mix != "none"
+        self.strong_views = 1 if student_view == "strong" else 0
+        self.built = True
+
+    @classmethod
+    def learners_of(cls, options):
+        return options.get("pairs", cls.learners)
+
+    def learn(self, batch):
+        (image, label), (weak, valid, *strong) = batch["labeled"], batch["unlabeled"]
+        step, key = self.optimizer.iterations + 0, self.key()
+        self.refuse_overflow(image.shape[0])
+
+        def terms():
+            looked = [teacher(chain(image, weak), training=False) for teacher in self.teachers]
+            said = looked if self.guides is self.teachers else [each(weak, training=False) for each in self.guides]
+            told = [self.task.activation(output["logits"][-weak.shape[0] :]) for output in said]
+            pseudo = [losses.pseudo_label(p, valid, self.task.ignore_index) for p in told]  # eq. 3
+            # One mask for all: eq. 8 compares what two students make of the same pixel.
+            seen, *pseudo = self.mixed(fold(key, MIX), strong[0] if strong else weak, *pseudo)
+            studied = [self.study(k, chain(image, seen), key) for k in range(len(self.students))]
+            logits = [output["logits"] for output in studied]  # eq. 4, before the softmax
+            found = {
+                "supervised": [self.task.loss(label, each[: image.shape[0]]) for each in logits],  # eq. 1, 2
+                "cross": [self.crossed(k, pseudo, each[image.shape[0] :]) for k, each in enumerate(logits)],
+            }
+            contrasts, watched = self.contrasts(studied, label, pseudo, step, key)
+            if told[1:]:
+                watched["total_variation"] = losses.total_variation(*told[:2], valid)
+            fresh = [self.select(k, looked[k]["features"], label, key) for k in range(len(self.banks))]
+            return self.weighted(found | contrasts), (watched, fresh)
+
+        minimised, (watched, fresh) = self.minimize(terms, self.students, self.optimizer)
+        for bank, keys in zip(self.banks, fresh, strict=True):
+            bank.push(*keys)
+        for teacher, student in zip(self.teachers, self.students, strict=True):
+            follow(teacher, student, warmed_up(self.ema_decay, step))
+        return self.track(minimised, **watched)
+
+    # The parts of a step.
+
+    def mixed(self, key, image, *labels):
+        return mixing.cutmix(key, image, *labels) if self.mix == "cutmix" else (image, *labels)
+
+    def study(self, k, image, key):
+        """Student k in training; each draws noise of its own."""
+        with noise(fold(fold(key, NOISE), k)):
+            return self.students[k](image, training=True)
+
+    def crossed(self, k, pseudo, logits):
+        """Student k's part of eq. 5; of several tellers the mean, so that the weight means the same for any number."""
+        found = [losses.cross_entropy(pseudo[j], logits, ignore_index=self.task.ignore_index) for j in self.tellers[k]]
+        return tf.add_n(found) / len(found)
+
+    def weighted(self, found):
+        """The terms of eq. 10, whose sum is minimised."""
+        return {f"{kind}_{k}": self.weights_of[kind] * value
+                for kind, values in found.items() for k, value in enumerate(values, 1)}  # fmt: skip
+
+    def select(self, k, features, label, key):
+        """What bank k is given: (keys [C,K,D], present [C,K], classes shown [C]), of teacher k on labeled images."""
+        features = features[: label.shape[0]]
+        probability = self.probability(self.teachers[k], features)
+        label = pick_like(label, features)
+        right = self.task.decode(probability) == label
+        score = tf.reduce_max(probability, axis=-1)
+        if self.chosen == "random":
+            score = tf.random.stateless_uniform(score.shape, fold(fold(key, KEYS), k))
+        keys, present = losses.best_keys(features, tf.where(right, label, -1), score, self.quota, self.task.channels)
+        return keys, present, tf.reduce_max(tf.one_hot(label, self.task.channels), axis=[0, 1, 2])
+
+    # The contrasts, at the features' resolution, of labeled and unlabeled pixels alike.
+
+    def contrasts(self, studied, label, pseudo, step, key):
+        """({"high": [loss of each student], "low": ...}, what is watched of it); the losses are 0 before the start."""
+        if not self.banks:
+            return {}, {}
+        grid = studied[0]["features"]
+        views = [self.view(k, resize_like(output["features"], grid)) for k, output in enumerate(studied)]
+        full = tf.reduce_all([bank.ready for bank in self.banks])
+        started = tf.cast(full | (step >= self.start_by), tf.float32)
+        found, shares = {}, {"bank_fill": [bank.fill for bank in self.banks]}
+        for k in range(len(views)):
+            classes = tf.reshape(pick_like(chain(label, pseudo[self.tellers[k][0]]), grid), [-1])
+            contrasts = {"high": self.high, "low": self.low} if len(views) > 1 else {"high": self.high}
+            for number, (kind, contrast) in enumerate(contrasts.items()):
+                loss, share = contrast(k, views, classes, fold(fold(key, CONTRAST + number), k))
+                found.setdefault(kind, []).append(started * loss)
+                shares.setdefault(f"{kind}_pixels", []).append(share)
+        return found, {name: tf.add_n(values) / len(values) for name, values in shares.items()}
+
+    def view(self, k, features):
+        """(features [P,D], confidence [P]) of student k: ||C(f)||_inf is that of all of f, without dropout."""
+        sure = tf.reduce_max(tf.stop_gradient(self.probability(self.students[k], features)), axis=-1)
+        return tf.reshape(features, [-1, features.shape[-1]]), tf.reshape(sure, [-1])
+
+    def high(self, k, views, classes, key):
+        """(student k's eq. 6, the share of pixels in M_hc)."""
+        (features, sure), bank = views[k], self.banks[k]
+        mask = losses.high_quality(sure, self.threshold)  # eq. 7
+        pixels, share, _ = self.draw(features, classes, mask, key)
+        return losses.high_contrast(*pixels, bank.value, bank.held, self.temperature), share  # eq. 6
+
+    def low(self, k, views, classes, key):
+        """(student k's eq. 8, the share of pixels in M_lc); of several peers the surest at each pixel."""
+        features, sure = views[k]
+        better, surer = functools.reduce(losses.surest, views[:k] + views[k + 1 :])
+        mask = losses.low_quality(sure, surer, self.threshold, self.directional)  # eq. 9
+        pixels, share, index = self.draw(features, classes, mask, key)
+        keys, held = (tf.concat([getattr(bank, name) for bank in self.banks], 1) for name in ("value", "held"))
+        return losses.low_contrast(*pixels, tf.gather(better, index), keys, held, self.temperature), share  # eq. 8
+
+    def draw(self, features, classes, mask, key):
+        """((features, classes, present) of the pixels drawn, the share of known pixels in the mask, their places)."""
+        known = classes != self.task.ignore_index
+        index, present = losses.draw_pixels(key, mask & known, self.anchors)
+        share = losses.masked_mean(tf.cast(mask, tf.float32), known)
+        return (tf.gather(features, index), tf.gather(classes, index), present), share, index
+
+    def probability(self, network, features):
+        """C(f): class probabilities of features [B,h,w,D], where they are and not enlarged."""
+        return self.task.activation(network.get_layer("classifier")(features, training=False))
+
+    def refuse_overflow(self, images):
+        """A bank must have room for all keys of a step, those of all replicas."""
+        most = images * self.quota * tf.distribute.get_strategy().num_replicas_in_sync
+        if self.banks and most > self.banks[0].value.shape[1]:
+            raise UserError(f"method.memory_size: a step may bring {most} keys of a class (training.labeled_batch "
+                            "times method.quota); let it be as large, or 0")  # fmt: skip
+
+    # What is watched and scored.
+
+    def pseudo_labels(self, image):
+        """What the first student is told."""
+        return self.task.decode(self.guides[self.tellers[0][0]](image, training=False)["logits"])
+
+    def coupling(self, image):
+        if len(self.guides) < 2:
+            return None
+        first, second = (self.task.activation(guide(image, training=False)["logits"]) for guide in self.guides[:2])
+        return losses.total_variation(first, second, tf.ones(tf.shape(image)[:3], tf.bool))
+
+    @property
+    def scored(self):
+        return self.roles | ({"ensemble": self.ensemble} if len(self.teachers) > 1 else {})
+
+    def ensemble(self, image, training=False):
+        """All teachers together (table 5), the mean of their probabilities as logits: scored, but one network ships."""
+        said = [self.task.activation(teacher(image, training=False)["logits"]) for teacher in self.teachers]
+        return {"logits": tf.math.log(tf.maximum(tf.add_n(said) / len(said), 1e-30))}
+
+
+def tellers(pairs, labels_from):
+    """Whose labels each student learns from, the first one's those by which its features are contrasted."""
+    if pairs == 1 and labels_from == "students":
+        raise UserError('method.labels_from is "students", which needs a peer; give method.pairs 2 or 3')
+    rings = [[(k + 1 + j) % pairs for j in range(pairs)] for k in range(pairs)]  # a student's own comes last
+    kept = {"own": slice(-1, None), "all": slice(None)}.get(labels_from, slice(max(pairs - 1, 1)))
+    return [ring[kept] for ring in rings]
