@@ -11,13 +11,13 @@ ROOT = Path(tfssl.__file__).parent
 
 # From the ground up. A module may import what stands on a lower line, and its own package; nothing else of ours.
 LAYERS = [
-    ["errors", "kinds", "randomness", "resizing"],
+    ["errors", "kinds", "randomness", "resizing", "tables"],
     ["losses", "ema", "mixing", "memory", "schedules", "config", "optimizers", "checkpoints", "pictures", "figures",
      "parity", "data", "networks"],
     ["tasks"],
     ["methods"],
     ["runs"],
-    ["evaluate", "export", "report", "predict"],
+    ["alarms", "evaluate", "export", "report", "predict"],
     ["callbacks", "compare"],
     ["fit"],
 ]  # fmt: skip

@@ -1,8 +1,6 @@
 """What happens beside the steps of `fit`: phases, the log, evaluation, TensorBoard, checkpoints."""
 
-import csv
 import math
-import os
 import time
 
 import keras
@@ -10,7 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfssl import evaluate, pictures
+from tfssl.alarms import Alarms
 from tfssl.errors import UserError
+from tfssl.tables import Table
 
 
 class Phases(keras.callbacks.Callback):
@@ -24,34 +24,6 @@ class Phases(keras.callbacks.Callback):
         self.run.method.enter(self.run.step, self.batches)
 
 
-class Table:
-    """A CSV file that grows by rows; rows after `step`, of a run that was cut, are dropped on opening."""
-
-    def __init__(self, path, columns, step):
-        self.path, self.columns = path, columns
-        rows = [row for row in read_table(path) if int(row["step"]) <= step]
-        self.seconds = max((float(row.get("seconds") or 0) for row in rows), default=0.0)
-        partial = path.with_name(f".{path.name}.partial")  # a kill at this moment must not cost the rows there are
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows({key: row.get(key, "") for key in columns} for row in rows)
-        os.replace(partial, path)
-
-    def add(self, row):
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.columns).writerow({**dict.fromkeys(self.columns, ""), **row})
-
-
-def read_table(path):
-    """The complete rows of a CSV file; a last row that was cut in writing is left out."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [row for row in rows if row["step"] and None not in row.values()]
-
-
 class Log(keras.callbacks.Callback):
     """history.csv and TensorBoard: the mean of every term since the last row. Stops when a loss is not finite."""
 
@@ -61,7 +33,8 @@ class Log(keras.callbacks.Callback):
         self.table = Table(
             run.folder / "history.csv", ["step", "seconds", "learning_rate", *run.method.logged], run.step
         )
-        self.before, self.started = self.table.seconds, time.monotonic()
+        self.before = max((float(row["seconds"] or 0) for row in self.table.rows), default=0.0)
+        self.started = time.monotonic()
 
     @property
     def seconds(self):
