@@ -1,7 +1,10 @@
 """Each alarm by a planted fault, once, in plain words; and none without a fault."""
 
+import numpy as np
+
 from tfssl.alarms import PATIENCE, Alarms
 from tfssl.tables import read_table
+from tfssl.tasks import Segmentation
 
 
 def told(path):
@@ -40,6 +43,14 @@ def test_a_network_that_predicts_one_class(tmp_path, capsys):
     alarms.after_evaluation(10, {"one_class": None})
     alarms.after_evaluation(20, {"one_class": "sky"})
     assert told(tmp_path / "alarms.csv") == [(20, "one class")] and "'sky'" in capsys.readouterr().err
+
+
+def test_one_class_is_told_from_the_scores():
+    task = Segmentation(["sky", "road"])
+    assert task.scores(np.array([[50, 0], [50, 0]]))["one_class"] == "sky"
+    assert task.scores(np.array([[999, 0], [1, 0]]))["one_class"] is None  # nearly all is sky
+    assert task.scores(np.array([[50, 0], [0, 50]]))["one_class"] is None
+    assert task.scores(np.zeros([2, 2], int))["one_class"] is None
 
 
 def test_a_resumed_run_tells_again_only_what_came_later(tmp_path):

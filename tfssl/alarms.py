@@ -6,7 +6,6 @@ from tfssl.tables import Table
 
 PATIENCE = 10  # rows of the history in which a term is exactly 0 before that is told
 EQUAL = 1e-4  # total variation between two networks below which they are one
-ONE_CLASS = 0.99  # of all pixels: predicted as one class, which the truth does not have as often
 
 
 class Alarms:
@@ -40,5 +39,5 @@ class Alarms:
                       "each other nothing more; give them more noise, or other starts")  # fmt: skip
         collapsed = score.get("one_class")
         if collapsed is not None:
-            self.tell(step, "one class", f"the network predicts {collapsed!r} at more than {ONE_CLASS:.0%} of the "
+            self.tell(step, "one class", f"the network predicts {collapsed!r} at nearly all "
                       "pixels: it has collapsed; look at the learning rate and at the pseudo-labels")  # fmt: skip

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfssl import evaluate, pictures
-from tfssl.alarms import Alarms
 from tfssl.errors import UserError
 from tfssl.tables import Table
 
@@ -27,9 +26,9 @@ class Phases(keras.callbacks.Callback):
 class Log(keras.callbacks.Callback):
     """history.csv and TensorBoard: the mean of every term since the last row. Stops when a loss is not finite."""
 
-    def __init__(self, run, writer):
+    def __init__(self, run, writer, alarms):
         super().__init__()
-        self.run, self.writer = run, writer
+        self.run, self.writer, self.alarms = run, writer, alarms
         self.table = Table(
             run.folder / "history.csv", ["step", "seconds", "learning_rate", *run.method.logged], run.step
         )
@@ -56,6 +55,7 @@ class Log(keras.callbacks.Callback):
         with self.writer.as_default(step):
             for name, value in {"learning_rate": rate, **logs}.items():
                 tf.summary.scalar(f"training/{name}", value)
+        self.alarms.after_row(step, {name: logs[name] for name in self.run.method.terms if name in logs})
         self.run.method.reset_trackers()
 
 
@@ -64,9 +64,9 @@ class Evaluate(keras.callbacks.Callback):
 
     columns = ("step", "miou", "pixel_accuracy", "pseudo_label_miou", "pseudo_label_accuracy", "total_variation")
 
-    def __init__(self, run, writer):
+    def __init__(self, run, writer, alarms):
         super().__init__()
-        self.run, self.writer = run, writer
+        self.run, self.writer, self.alarms = run, writer, alarms
         self.table = Table(run.folder / "evaluations.csv", self.columns, run.step)
         self.scores = evaluate.scorer(evaluate.logits_of(run.method.deployed), run.source.validation, run.task)
         held_out = run.source.held_out
@@ -80,6 +80,7 @@ class Evaluate(keras.callbacks.Callback):
         row = {"miou": score["miou"], "pixel_accuracy": score["pixel_accuracy"], **self.watch()}
         self.table.add({"step": step, **{name: f"{value:.5f}" for name, value in row.items()}})
         print(f"\nstep {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in row.items()), flush=True)
+        self.alarms.after_evaluation(step, score, row.get("total_variation"))
         with self.writer.as_default(step):
             for name, value in row.items():
                 tf.summary.scalar(f"evaluation/{name}", value)

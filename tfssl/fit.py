@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from tfssl import callbacks, config, errors, evaluate, export, report, runs
+from tfssl.alarms import Alarms
 from tfssl.data.streams import paired_stream
 from tfssl.pictures import save_png
 
@@ -71,9 +72,10 @@ def train(run):
     """The steps that are left, by Keras's fit; an epoch is what lies between two evaluations."""
     training = run.settings.training
     writer = tf.summary.create_file_writer(str(run.folder / "tensorboard"))
-    log = callbacks.Log(run, writer)
+    alarms = Alarms(run.folder / "alarms.csv", run.step)
+    log = callbacks.Log(run, writer, alarms)
     beside = [callbacks.Phases(run, lambda: batches(run, 0, one_epoch(run))), log,
-              callbacks.Evaluate(run, writer), callbacks.Save(run)]  # fmt: skip
+              callbacks.Evaluate(run, writer, alarms), callbacks.Save(run)]  # fmt: skip
     while run.step < training.steps:  # first what is left of a cut epoch, then all the others at once
         length = min(training.evaluate_every - run.step % training.evaluate_every, training.steps - run.step)
         whole = (training.steps - run.step) // training.evaluate_every if length == training.evaluate_every else 1

@@ -5,7 +5,7 @@ import os
 
 
 class Table:
-    """A CSV file that grows by rows; rows after `step`, of a run that was cut, are dropped on opening; `rows`: the others."""
+    """A CSV file that grows by rows; on opening, rows after `step`, of a run that was cut, are dropped."""
 
     def __init__(self, path, columns, step):
         self.path, self.columns = path, columns

@@ -4,6 +4,8 @@ import tensorflow as tf
 
 from tfssl import losses
 
+ONE_CLASS = 0.99  # of all pixels: what makes a prediction one of a single class
+
 
 class Segmentation:
     """One class per pixel. `classes` are names; `ignore_index` marks pixels that are neither learned nor scored."""
@@ -52,4 +54,12 @@ class Segmentation:
             "miou": sum(known) / len(known) if known else 0.0,
             "per_class_iou": iou,
             "pixel_accuracy": float(hit.sum() / max(confusion.sum(), 1)),
+            "one_class": self._one_class(confusion),
         }
+
+    def _one_class(self, confusion):
+        """The name of the class that nearly all pixels are predicted as, though they are not; else None."""
+        truth, predicted = confusion.sum(1), confusion.sum(0)
+        most = int(predicted.argmax())
+        collapsed = predicted[most] > ONE_CLASS * confusion.sum() and truth[most] < ONE_CLASS * confusion.sum()
+        return self.classes[most] if collapsed else None
