@@ -9,6 +9,7 @@ class Contract:
     which a step shows all its parts (no warm-up, no ramp-up from zero, a threshold some pixels pass). unmixed: options
     without mixing of images. alone: options that turn every unlabeled term and every transfer off; the network
     `learner` is then trained as the supervised method trains its own. fixed: networks that no step changes.
+    sees_all: whether a head sees so far that no pixel of an image is out of reach of those that count.
     """
 
     taught: dict
@@ -18,6 +19,7 @@ class Contract:
     shown: dict = field(default_factory=dict)
     unmixed: dict = field(default_factory=dict)
     fixed: tuple = ()
+    sees_all: bool = False
 
     def __post_init__(self):
         self.taught = {term: {roles} if isinstance(roles, str) else set(roles) for term, roles in self.taught.items()}
@@ -33,6 +35,7 @@ class Contract:
 
 STUDENT = {"supervised": "student", "consistency": "student"}
 TEACHER = {"teacher": "student"}
+SMALL = {"detector_width": 4, "detector_stride": 8, "ramp_up": 0}
 PAIRS = {"teacher_1": "student_1", "teacher_2": "student_2"}
 
 CONTRACTS = {
@@ -51,5 +54,15 @@ CONTRACTS = {
         taught={f"{term}_{k}": f"student_{k}" for term in ("supervised", "peer", "self") for k in (1, 2)},
         follows=PAIRS, learner="student_1", alone={"unlabeled_weight": 0.0},
         shown={"warm_up": 0}, unmixed={"cutmix": "none"},
+    ),
+    "gct": Contract(
+        taught={f"{term}_{k}": f"network_{k}" for term in ("supervised", "consistency", "correction") for k in (1, 2)}
+        | {"detector": "flaw_detector"},
+        follows={}, learner="network_1", alone={"consistency_weight": 0.0, "correction_weight": 0.0},
+        shown={**SMALL, "consistency_weight": 1.0}, sees_all=True,
+    ),
+    "guided_mean_teacher": Contract(
+        taught={**STUDENT, "detector": "flaw_detector"}, follows=TEACHER, learner="student",
+        alone={"consistency_weight": 0.0}, shown=SMALL, sees_all=True,
     ),
 }  # fmt: skip

@@ -23,6 +23,18 @@ class Segmentation:
         """Class probabilities in float32, whatever the precision of the network."""
         return tf.nn.softmax(tf.cast(logits, tf.float32))
 
+    def known(self, label):
+        """Which pixels have a label, bool [B, H, W]."""
+        return label != self.ignore_index
+
+    def target(self, label):
+        """The label as the prediction that would be perfect, [B, H, W, C]; anything where it is not known."""
+        return tf.one_hot(label, self.channels)
+
+    def difference(self, first, second):
+        """How far two predictions are apart at each pixel, 0 to 1: the total variation distance, [B, H, W]."""
+        return 0.5 * tf.reduce_sum(tf.abs(first - second), axis=-1)
+
     def decode(self, logits):
         """The predicted class of each pixel, int32 [B, H, W]."""
         return tf.argmax(logits, axis=-1, output_type=tf.int32)

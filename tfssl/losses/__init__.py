@@ -4,6 +4,14 @@ Letters: B images, H x W pixels, h x w feature pixels, C classes, D feature chan
 only pixels that count: a loss over no pixel at all is 0, not NaN. Everything is computed in float32.
 """
 
+from tfssl.losses.flaws import (
+    dynamic_consistency,
+    flaw_correction,
+    flaw_error,
+    flaw_map,
+    flaw_truth,
+    guidance,
+)
 from tfssl.losses.pixels import (
     confident,
     cross_entropy,
@@ -20,7 +28,13 @@ __all__ = [
     "class_confidence",
     "confident",
     "cross_entropy",
+    "dynamic_consistency",
     "entropy",
+    "flaw_correction",
+    "flaw_error",
+    "flaw_map",
+    "flaw_truth",
+    "guidance",
     "masked_mean",
     "masked_percentile",
     "prototype_means",

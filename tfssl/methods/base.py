@@ -4,13 +4,15 @@ import keras
 import tensorflow as tf
 
 from tfssl import randomness
+from tfssl.errors import UserError
 
 
 class SemiSupervised(keras.Model):
     """A Keras model whose `train_step` is a method's update of several networks.
 
     A page sets, as class attributes, what it asks of the others: `learners`, how many networks it is given;
-    `strong_views`, how many strong views of each unlabeled image; `uses_unlabeled`; `mixes`, whether it needs two
+    `strong_views`, how many strong views of each unlabeled image; `needs_classes`, whether the task must be one of
+    classes; `uses_unlabeled`; `mixes`, whether it needs two
     unlabeled images on each replica; `terms`, the names of the losses it minimises; `watched`, further numbers it
     logs. In its constructor it gives `roles`, all networks by name, the one that ships first; and where it has them
     `heads`, further networks by name that predict no label (projections, detectors), and `memories`, what it
@@ -19,6 +21,7 @@ class SemiSupervised(keras.Model):
 
     learners = 1
     strong_views = 0
+    needs_classes = True
     uses_unlabeled = True
     mixes = False
     terms = ()
@@ -156,3 +159,13 @@ def average_statistics(network):
 def chain(*batches):
     """Images of several streams as one batch, for one forward pass."""
     return tf.concat(batches, axis=0)
+
+
+def refuse_equal(networks):
+    """Two equal networks would stay one: they agree always, and have nothing to tell each other."""
+    first, second = (network.get_weights() for network in networks)
+    same = len(first) == len(second) and all(
+        a.shape == b.shape and (a == b).all() for a, b in zip(first, second, strict=True)
+    )
+    if same:
+        raise UserError("networks: the two learners have equal weights; give them different seeds or architectures")

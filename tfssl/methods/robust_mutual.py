@@ -9,7 +9,7 @@ from tfssl.ema import follow, twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.memory import Prototypes
-from tfssl.methods.base import SemiSupervised, chain
+from tfssl.methods.base import SemiSupervised, chain, refuse_equal
 from tfssl.randomness import fold, noise
 from tfssl.schedules import steps_of
 
@@ -196,13 +196,3 @@ class RobustMutual(SemiSupervised):
     def coupling(self, image):
         first, second = (self.task.activation(guide(image, training=False)["logits"]) for guide in self.guides)
         return losses.total_variation(first, second, tf.ones(tf.shape(image)[:3], tf.bool))
-
-
-def refuse_equal(networks):
-    """Two equal networks would stay one: their teachers agree always and mutual learning is self-training."""
-    first, second = (network.get_weights() for network in networks)
-    same = len(first) == len(second) and all(
-        a.shape == b.shape and (a == b).all() for a, b in zip(first, second, strict=True)
-    )
-    if same:
-        raise UserError("networks: the two learners have equal weights; give them different seeds or architectures")
