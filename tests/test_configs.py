@@ -16,6 +16,7 @@ ORDER = ["about", "seed", "deterministic", "data", "task", "networks", "method",
 SHORT = ["training.steps=4", "training.evaluate_every=4", "training.checkpoint_every=4", "training.log_every=1",
          "evaluation.pictures=1"]  # fmt: skip
 FEW = [f"data.{name}_scenes=6" for name in ("held_out", "validation", "test")]
+DENOISE = "_denoise"
 
 
 def name_of(path):
@@ -27,18 +28,24 @@ def test_every_configuration_is_valid_and_in_the_order_of_the_data(path):
     content = json.loads(path.read_text())
     assert list(content) == [key for key in ORDER if key in content] and content["about"].endswith(".")
     settings = runs.resolve(config.load(path), path)
-    assert settings.method.name == path.stem
+    assert settings.method.name == path.stem.removesuffix(DENOISE)
 
 
-@pytest.mark.parametrize("folder", ["configs", "configs/camvid"])
-def test_the_yardsticks_differ_from_the_main_job_in_the_method_alone(folder):
+@pytest.mark.parametrize(
+    ("folder", "names"),
+    [("configs", {"gct", "guided_mean_teacher"}), ("configs/camvid", set()), ("configs", None)],
+)
+def test_the_yardsticks_differ_from_the_main_job_in_the_method_alone(folder, names):
     def rest(path):
         content = json.loads(path.read_text())
         return {key: value for key, value in content.items() if key not in ("about", "method")}
 
-    paths = sorted((PROJECT / folder).glob("*.json"))
-    embedded = {"gct", "guided_mean_teacher"} if folder == "configs" else set()
-    assert {path.stem for path in paths} == {"cutmix", "mean_teacher", "robust_mutual", "supervised"} | embedded
+    denoise = names is None
+    paths = [path for path in (PROJECT / folder).glob("*.json") if path.stem.endswith(DENOISE) == denoise]
+    expected = {"gct_denoise", "supervised_denoise"}
+    if not denoise:
+        expected = {"cutmix", "mean_teacher", "robust_mutual", "supervised"} | names
+    assert {path.stem for path in paths} == expected
     assert all(rest(path) == rest(paths[0]) for path in paths)
 
 
@@ -51,7 +58,8 @@ def test_each_has_a_folder_of_its_own():
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EMBEDDED, ids=name_of)
 def test_the_embedded_configurations_run_to_their_exports(path, tmp_path):
-    folder = fit.fit(path, [*SHORT, *FEW], tmp_path / "run")
+    few = ["data.validation=2", "data.held_out=2"] if path.stem.endswith(DENOISE) else FEW
+    folder = fit.fit(path, [*SHORT, *few], tmp_path / "run")
     assert [row["step"] for row in table(folder / "history.csv")] == ["1", "2", "3", "4"]
     assert (folder / "export" / "saved_model" / "1").is_dir() and (folder / "export" / "onnx" / "model.onnx").is_file()
 
