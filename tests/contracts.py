@@ -9,7 +9,8 @@ class Contract:
     which a step shows all its parts (no warm-up, no ramp-up from zero, a threshold some pixels pass). unmixed: options
     without mixing of images. alone: options that turn every unlabeled term and every transfer off; the network
     `learner` is then trained as the supervised method trains its own. fixed: networks that no step changes. noisy:
-    what is watched of the students, whose noise it shows.
+    what is watched of the students, whose noise it shows. sees_all: whether a head sees so far that no pixel of an
+    image is out of reach of those that count.
     """
 
     taught: dict
@@ -20,6 +21,7 @@ class Contract:
     unmixed: dict = field(default_factory=dict)
     fixed: tuple = ()
     noisy: tuple = ()
+    sees_all: bool = False
 
     def __post_init__(self):
         self.taught = {term: {roles} if isinstance(roles, str) else set(roles) for term, roles in self.taught.items()}
@@ -35,6 +37,7 @@ class Contract:
 
 STUDENT = {"supervised": "student", "consistency": "student"}
 TEACHER = {"teacher": "student"}
+SMALL = {"detector_width": 4, "detector_stride": 8, "ramp_up": 0}
 PAIRS = {"teacher_1": "student_1", "teacher_2": "student_2"}
 
 CONTRACTS = {
@@ -70,5 +73,16 @@ CONTRACTS = {
         taught={f"{term}_{k}": f"student_{k}" for term in ("supervised", "cross", "high", "low") for k in (1, 2)},
         follows=PAIRS, learner="student_1", alone={"cross_weight": 0.0, "high_weight": 0.0, "low_weight": 0.0},
         shown={"start_by": 0}, noisy=("high_pixels", "low_pixels"),
+    ),
+    "gct": Contract(
+        taught={f"{term}_{k}": f"network_{k}" for term in ("supervised", "consistency", "correction") for k in (1, 2)}
+        | {"detector": "flaw_detector"},
+        follows={}, learner="network_1", alone={"consistency_weight": 0.0, "correction_weight": 0.0},
+        shown={**SMALL, "consistency_weight": 1.0}, sees_all=True,
+        noisy=("total_variation", "used_pixels", "corrected_pixels"),
+    ),
+    "guided_mean_teacher": Contract(
+        taught={**STUDENT, "detector": "flaw_detector"}, follows=TEACHER, learner="student",
+        alone={"consistency_weight": 0.0}, shown=SMALL, sees_all=True, noisy=("used_pixels",),
     ),
 }  # fmt: skip

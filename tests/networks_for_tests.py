@@ -72,7 +72,10 @@ def half(batch, number):
 
 def make_method(name, *, learners=None, strategy=None, rate=1.0, head_factor=1.0, steps=8, seed=0, xla=False,
                 dropout=0.3, stochastic_depth=0.3, frozen_norm=False, classes=CLASSES, **arguments):  # fmt: skip
-    """A method of METHODS over tiny networks. Plain SGD: at the default rate a step moves weights by -gradient."""
+    """A method of METHODS over tiny networks. Plain SGD: at the default rate a step moves weights by -gradient.
+
+    An optimizer with settings of its own, that the page makes, gives way to plain SGD too, over the same variables.
+    """
     page = METHODS[name]
     with (strategy or tf.distribute.get_strategy()).scope():
         options = {"dropout": dropout, "stochastic_depth": stochastic_depth, "frozen_norm": frozen_norm,
@@ -84,13 +87,20 @@ def make_method(name, *, learners=None, strategy=None, rate=1.0, head_factor=1.0
         method.compile(optimizer=plain_sgd(rate, method.minimised, head_factor), jit_compile=False)
         for further, moved in method.also_minimised.items():
             method.further_optimizers[further] = plain_sgd(rate, moved, head_factor)
+        for further in method.further_optimizers.keys() - method.also_minimised.keys():
+            method.further_optimizers[further] = sgd_over(method.further_optimizers[further]._trainable_variables, rate)
     return method
 
 
 def plain_sgd(rate, moved, head_factor):
-    optimizer = optimizers.SGD(rate, momentum=0.0)
-    optimizer.build([variable for network in moved for variable in network.trainable_variables])
+    optimizer = sgd_over([variable for network in moved for variable in network.trainable_variables], rate)
     optimizer.set_factors([variable for network in moved for variable in networks.head_variables(network)], head_factor)
+    return optimizer
+
+
+def sgd_over(variables, rate):
+    optimizer = optimizers.SGD(rate, momentum=0.0)
+    optimizer.build(variables)
     return optimizer
 
 

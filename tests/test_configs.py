@@ -16,6 +16,7 @@ ORDER = ["about", "seed", "deterministic", "data", "task", "networks", "method",
 SHORT = ["training.steps=4", "training.evaluate_every=4", "training.checkpoint_every=4", "training.log_every=1",
          "evaluation.pictures=1"]  # fmt: skip
 FEW = [f"data.{name}_scenes=6" for name in ("held_out", "validation", "test")]
+DENOISE = "_denoise"
 
 
 def name_of(path):
@@ -27,21 +28,26 @@ def test_every_configuration_is_valid_and_in_the_order_of_the_data(path):
     content = json.loads(path.read_text())
     assert list(content) == [key for key in ORDER if key in content] and content["about"].endswith(".")
     settings = runs.resolve(config.load(path), path)
-    assert settings.method.name == path.stem
+    assert settings.method.name == path.stem.removesuffix(DENOISE)
 
 
-EMBEDDED_METHODS = ["cross_teacher", "cutmix", "gta", "mean_teacher", "robust_mutual", "supervised", "u2pl"]
-YARDSTICKS = ["cutmix", "mean_teacher", "robust_mutual", "supervised"]
+YARDSTICKS = {"cutmix", "mean_teacher", "robust_mutual", "supervised"}
+METHODS_OF = {"configs": YARDSTICKS | {"cross_teacher", "gct", "gta", "guided_mean_teacher", "u2pl"},
+              "configs/camvid": YARDSTICKS}  # fmt: skip
 
 
-@pytest.mark.parametrize(("folder", "names"), [("configs", EMBEDDED_METHODS), ("configs/camvid", YARDSTICKS)])
-def test_the_yardsticks_differ_from_the_main_job_in_the_method_alone(folder, names):
+@pytest.mark.parametrize("denoise", [False, True])
+@pytest.mark.parametrize("folder", METHODS_OF)
+def test_the_yardsticks_differ_from_the_main_job_in_the_method_alone(folder, denoise):
     def rest(path):
         content = json.loads(path.read_text())
         return {key: value for key, value in content.items() if key not in ("about", "method")}
 
-    paths = sorted((PROJECT / folder).glob("*.json"))
-    assert [path.stem for path in paths] == names
+    paths = [path for path in (PROJECT / folder).glob("*.json") if path.stem.endswith(DENOISE) == denoise]
+    expected = METHODS_OF[folder]
+    if denoise:
+        expected = {"gct_denoise", "supervised_denoise"} if folder == "configs" else set()
+    assert {path.stem for path in paths} == expected
     assert all(rest(path) == rest(paths[0]) for path in paths)
 
 
@@ -54,7 +60,8 @@ def test_each_has_a_folder_of_its_own():
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EMBEDDED, ids=name_of)
 def test_the_embedded_configurations_run_to_their_exports(path, tmp_path):
-    folder = fit.fit(path, [*SHORT, *FEW], tmp_path / "run")
+    few = ["data.validation=2", "data.held_out=2"] if path.stem.endswith(DENOISE) else FEW
+    folder = fit.fit(path, [*SHORT, *few], tmp_path / "run")
     assert [row["step"] for row in table(folder / "history.csv")] == ["1", "2", "3", "4"]
     assert (folder / "export" / "saved_model" / "1").is_dir() and (folder / "export" / "onnx" / "model.onnx").is_file()
 

@@ -12,8 +12,8 @@ ROOT = Path(tfssl.__file__).parent
 # From the ground up. A module may import what stands on a lower line, and its own package; nothing else of ours.
 LAYERS = [
     ["errors", "kinds", "randomness", "resizing", "tables"],
-    ["losses", "ema", "mixing", "memory", "schedules", "config", "optimizers", "checkpoints", "pictures", "figures",
-     "parity", "data", "networks"],
+    ["losses", "ema", "mixing", "memory", "heads", "schedules", "config", "optimizers", "checkpoints", "pictures",
+     "figures", "parity", "data", "networks"],
     ["tasks"],
     ["methods"],
     ["runs"],

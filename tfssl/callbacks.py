@@ -62,12 +62,11 @@ class Log(keras.callbacks.Callback):
 class Evaluate(keras.callbacks.Callback):
     """evaluations.csv and TensorBoard: the deployed network on the validation data, and what is watched."""
 
-    columns = ("step", "miou", "pixel_accuracy", "pseudo_label_miou", "pseudo_label_accuracy", "total_variation")
-
     def __init__(self, run, writer, alarms):
         super().__init__()
         self.run, self.writer, self.alarms = run, writer, alarms
-        self.table = Table(run.folder / "evaluations.csv", self.columns, run.step)
+        columns = ("step", *run.task.measures, *run.task.pseudo_measures, "total_variation")
+        self.table = Table(run.folder / "evaluations.csv", columns, run.step)
         self.scores = evaluate.scorer(evaluate.logits_of(run.method.deployed), run.source.validation, run.task)
         held_out = run.source.held_out
         self.watch = dict if held_out is None else evaluate.watcher(run.method, held_out, run.task)
@@ -77,7 +76,7 @@ class Evaluate(keras.callbacks.Callback):
         if step % training.evaluate_every and step != training.steps:
             return
         score = self.scores()
-        row = {"miou": score["miou"], "pixel_accuracy": score["pixel_accuracy"], **self.watch()}
+        row = {**{name: score[name] for name in self.run.task.measures}, **self.watch()}
         self.table.add({"step": step, **{name: f"{value:.5f}" for name, value in row.items()}})
         print(f"\nstep {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in row.items()), flush=True)
         self.alarms.after_evaluation(step, score, row.get("total_variation"))
@@ -101,17 +100,11 @@ class Save(keras.callbacks.Callback):
 
 
 def examples_row(run, index):
-    """(contact-sheet row uint8 [h,w,3], name) of a validation example: image, truth, prediction, confidence."""
-    examples, palette = run.source.validation, run.settings.task.palette
+    """(contact-sheet row uint8 [h,w,3], name) of a validation example: image, and what its task shows of it."""
+    examples = run.source.validation
     image, label = examples.image(index), examples.label(index).numpy()
     logits = run.method.deployed(image[None], training=False)["logits"]
-    probability = run.task.activation(tf.image.resize(logits, label.shape))[0].numpy()
-    mask = probability.argmax(-1)
-    ignore = run.task.ignore_index
-    row = [
-        np.uint8(tf.image.resize(image, label.shape)),
-        pictures.colorize(label, palette, ignore),
-        pictures.colorize(mask, palette, ignore),
-        pictures.confidence_map(probability.max(-1)),
-    ]
-    return pictures.contact_sheet([row], ["image", "truth", "prediction", "confidence"]), examples.names[index]
+    logits = tf.image.resize(tf.cast(logits, tf.float32), label.shape[:2])[0]
+    panels = {"image": np.uint8(tf.image.resize(image, label.shape[:2]))}
+    panels |= run.task.panels(label, logits, run.settings.task.palette)
+    return pictures.contact_sheet([list(panels.values())], list(panels)), examples.names[index]

@@ -56,7 +56,7 @@ class Data(OpenSection):
 
 
 class Task(Section):
-    name: Literal["segmentation"] = "segmentation"
+    name: Literal["segmentation", "regression"] = "segmentation"
     classes: list[str] | None = None
     palette: list[tuple[int, int, int]] | None = None
     ignore_index: int = 255

@@ -1,4 +1,4 @@
-"""Scores of networks on labeled examples, by one accumulating confusion matrix at the labels' own size."""
+"""Scores of networks on labeled examples, by one accumulating tally at the labels' own size."""
 
 import argparse
 import json
@@ -19,23 +19,20 @@ def scorer(predict, examples, task):
     """
 
     @tf.function(reduce_retracing=True)
-    def confusion(index):
+    def tally(index):
         label = examples.label(index)
         logits = predict(examples.image(index)[None])
-        logits = tf.image.resize(tf.cast(logits, tf.float32), tf.shape(label), method="bilinear")
-        return task.confusion(label, task.decode(logits)[0])
+        logits = tf.image.resize(tf.cast(logits, tf.float32), tf.shape(label)[:2], method="bilinear")
+        return task.tally(label, task.decode(logits)[0])
 
     def scores():
-        total = np.zeros([task.channels] * 2, np.int64)
-        for index in range(examples.count):
-            total += confusion(tf.constant(index, tf.int64)).numpy()
-        return task.scores(total)
+        return task.scores(sum(tally(tf.constant(index, tf.int64)).numpy() for index in range(examples.count)))
 
     return scores
 
 
 def score_networks(networks, examples, task):
-    """The scores of each network by its role: {role: {"miou", "per_class_iou", "pixel_accuracy"}}."""
+    """The scores of each network by its role: {role: what task.scores gives}."""
     return {role: scorer(logits_of(network), examples, task)() for role, network in networks.items()}
 
 
@@ -55,18 +52,19 @@ def watcher(method, examples, task, most=64):
         image = examples.image(index)[None]
         label = examples.label(index)
         pseudo, coupling = method.pseudo_labels(image), method.coupling(image)
-        confusion = None
+        tally = None
         if pseudo is not None:
-            pseudo = tf.image.resize(pseudo[..., None], tf.shape(label), method="nearest")[0, ..., 0]
-            confusion = task.confusion(label, pseudo)
-        return {"confusion": confusion, "coupling": coupling}
+            channels = pseudo if pseudo.shape.rank == 4 else pseudo[..., None]
+            resized = tf.image.resize(channels, tf.shape(label)[:2], method="nearest")
+            tally = task.tally(label, tf.reshape(resized, tf.shape(label)))
+        return {"tally": tally, "coupling": coupling}
 
     def watch():
         found = [measure(tf.constant(index, tf.int64)) for index in range(min(examples.count, most))]
         row = {}
-        if found and found[0]["confusion"] is not None:
-            result = task.scores(sum(each["confusion"].numpy() for each in found))
-            row |= {"pseudo_label_miou": result["miou"], "pseudo_label_accuracy": result["pixel_accuracy"]}
+        if found and found[0]["tally"] is not None:
+            result = task.scores(sum(each["tally"].numpy() for each in found))
+            row |= {name: result[measure] for name, measure in task.pseudo_measures.items()}
         if found and found[0]["coupling"] is not None:
             row["total_variation"] = float(np.mean([each["coupling"].numpy() for each in found]))
         return row
@@ -89,7 +87,7 @@ def main(arguments=None):
     path = given.run / f"metrics_{given.on}.json"
     runs.write_json(path, result)
     for role, score in result["networks"].items():
-        print(f"{role:12s} mIoU {100 * score['miou']:6.2f} %   pixel accuracy {100 * score['pixel_accuracy']:6.2f} %")
+        print(f"{role:12s} {run.task.summary(score)}")
     print(json.dumps({"wrote": str(path)}))
 
 

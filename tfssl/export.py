@@ -1,7 +1,8 @@
 """The deployed network as a SavedModel and an ONNX file, published only if both compute what Keras computes.
 
-Both take raw RGB images of any height and width; the normalisation is inside the network. A mask is uint8,
-or int32 where there are more than 256 classes.
+Both take raw RGB images of any height and width; the normalisation is inside the network. What they give is the
+task's: a mask (uint8, or int32 where there are more than 256 classes) and probabilities, or where the output is an
+image that image (uint8) and its values before rounding.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import tf2onnx
 from tfssl import errors, runs
 from tfssl.errors import UserError
 from tfssl.parity import PARITY_SIZES, ExportError, check_parity
+from tfssl.tasks import Segmentation
 
 OPSET = 17  # ONNX Runtime 1.12 and later
 
@@ -27,9 +29,10 @@ def export(
     network,
     folder,
     *,
-    classes,
-    palette,
-    ignore_index,
+    classes=(),
+    palette=(),
+    ignore_index=None,
+    task=None,
     saved_model=True,
     onnx=True,
     version=None,
@@ -38,9 +41,10 @@ def export(
 ):
     """Write folder/saved_model/<version>/ and folder/onnx/model.onnx, check both and publish them.
 
-    network: the Functional model that ships, float32; classes: names; palette: [red, green, blue] per class;
-    version: the SavedModel's number, by default the next free one; metadata: JSON values to store in the
-    ONNX file; sizes: (height, width) pairs at which the files are compared with Keras.
+    network: the Functional model that ships, float32; classes: names; palette: [red, green, blue] per class; task:
+    by default the segmentation into these classes; version: the SavedModel's number, by default the next free one;
+    metadata: JSON values to store in the ONNX file; sizes: (height, width) pairs at which the files are compared
+    with Keras.
 
     Everything is written beside its place and renamed into it after the comparison: a server that watches
     the folder never meets a partial or a wrong version. The ONNX file has no versions: the last wins.
@@ -48,8 +52,9 @@ def export(
     also in folder/parity.json with paths relative to the folder.
     """
     started = time.perf_counter()
+    task = task or Segmentation(classes, ignore_index)
     channels = network.output["logits"].shape[-1]
-    if len(classes) != channels:
+    if task.has_classes and len(classes) != channels:
         raise UserError(f"task.classes names {len(classes)} classes, the network predicts {channels}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,11 +71,11 @@ def export(
         for part in parts.values():
             part.parent.mkdir()
         if saved_model:
-            write_saved_model(network, parts["saved_model"])
+            write_saved_model(network, parts["saved_model"], task)
         if onnx:
-            facts = {"classes": classes, "palette": palette, "ignore_index": ignore_index}
-            write_onnx(network, parts["onnx"], {**(metadata or {}), **facts})
-        written["parity"] = check_parity(network, parts.get("saved_model"), parts.get("onnx"), sizes)
+            facts = {"classes": classes, "palette": palette, "ignore_index": ignore_index} if task.has_classes else {}
+            write_onnx(network, parts["onnx"], {**(metadata or {}), **facts}, task)
+        written["parity"] = check_parity(network, parts.get("saved_model"), parts.get("onnx"), sizes, task)
         written["seconds"] = round(time.perf_counter() - started, 2)
         report = Path(partial, "parity.json")
         report.write_text(json.dumps({**destinations, **written}, indent=2) + "\n")
@@ -103,61 +108,57 @@ def _publish(part, destination):
         raise UserError(f"{destination}: cannot publish the export there ({error.strerror})") from error
 
 
-def _prediction(network):
-    """A function from images [B,H,W,3] to the network's mask [B,H,W] and probabilities [B,H,W,C]."""
-    channels = network.output["logits"].shape[-1]
-    mask_type = tf.uint8 if channels <= 256 else tf.int32
-
-    def predict(image):
-        logits = network(tf.cast(image, tf.float32), training=False)["logits"]
-        mask = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        return {"mask": tf.cast(mask, mask_type), "probabilities": tf.nn.softmax(logits)}
-
-    return predict
+def _prediction(network, task):
+    """A function from images [B,H,W,3] to what the task gives of the network's logits: {name: tensor}."""
+    return lambda image: task.outputs(network(tf.cast(image, tf.float32), training=False)["logits"])
 
 
-def write_saved_model(network, path):
+def write_saved_model(network, path, task):
     """Write a SavedModel with three signatures, whose batch, height and width are free.
 
     serving_default: image uint8 [B,H,W,3] -> mask [B,H,W]; probabilities: the same image -> probabilities
     float32 [B,H,W,C]; encoded: image_bytes string [B], JPEG or PNG files of any mix of sizes -> mask_bytes
-    string [B], PNG files (16 bits where there are more than 256 classes) at each image's own size.
+    string [B], PNG files (16 bits where there are more than 256 classes) at each image's own size. Where the output
+    is an image: output_image uint8 [B,H,W,3], values float32 [B,H,W,3] in 0..255 (also the signature's name), and
+    output_image_bytes.
     """
+    pixels, numbers = task.served
     image = tf.TensorSpec([None, None, None, 3], tf.uint8, name="image")
     image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
-    predict = tf.function(_prediction(network), [image])  # traced once, shared by the signatures
+    predict = tf.function(_prediction(network, task), [image])  # traced once, shared by the signatures
 
     def serving_default(image):
-        return {"mask": predict(image)["mask"]}
+        return {pixels: predict(image)[pixels]}
 
-    def probabilities(image):
-        return {"probabilities": predict(image)["probabilities"]}
+    def as_numbers(image):
+        return {numbers: predict(image)[numbers]}
 
-    def segment_file(content):
+    def predict_file(content):
         image = tf.io.decode_image(content, channels=3, expand_animations=False)
-        mask = predict(image[None])["mask"][0, :, :, None]
-        return tf.io.encode_png(mask if mask.dtype == tf.uint8 else tf.cast(mask, tf.uint16))
+        picture = predict(image[None])[pixels][0]
+        picture = picture if picture.shape.rank == 3 else picture[..., None]
+        return tf.io.encode_png(picture if picture.dtype == tf.uint8 else tf.cast(picture, tf.uint16))
 
     def encoded(image_bytes):
         # One image at a time: the network itself uses every core, and memory holds one image's features.
-        masks = tf.map_fn(segment_file, image_bytes, parallel_iterations=1, fn_output_signature=tf.string)
-        return {"mask_bytes": masks}
+        files = tf.map_fn(predict_file, image_bytes, parallel_iterations=1, fn_output_signature=tf.string)
+        return {f"{pixels}_bytes": files}
 
     archive = keras.export.ExportArchive()
     archive.track(network)
     archive.add_endpoint("serving_default", serving_default, [image])
-    archive.add_endpoint("probabilities", probabilities, [image])
+    archive.add_endpoint(numbers, as_numbers, [image])
     archive.add_endpoint("encoded", encoded, [image_bytes])
     archive.write_out(str(path), verbose=False)
 
 
-def write_onnx(network, path, metadata):
-    """Write an ONNX file: image float32 [batch,height,width,3], RGB 0..255 -> mask, probabilities [...,C].
+def write_onnx(network, path, metadata, task):
+    """Write an ONNX file: image float32 [batch,height,width,3], RGB 0..255 -> the task's outputs by their names.
 
     metadata: JSON values, stored one by one as JSON text in the file's metadata_props.
     """
     image = tf.TensorSpec([None, None, None, 3], tf.float32, name="image")
-    model, _ = tf2onnx.convert.from_function(tf.function(_prediction(network)), [image], opset=OPSET)
+    model, _ = tf2onnx.convert.from_function(tf.function(_prediction(network, task)), [image], opset=OPSET)
     for value in [*model.graph.input, *model.graph.output]:
         dimensions = value.type.tensor_type.shape.dim[:3]
         for dimension, name in zip(dimensions, ("batch", "height", "width"), strict=True):
@@ -182,16 +183,21 @@ def _check_resizes(graph):
             raise ExportError(f"onnx: {node.name} resizes with {modes[0].decode()}, not with half_pixel")
 
 
-def export_run(run, miou=None):
-    """Export the network of a run that ships, as its configuration says; {what: path}, empty if nothing was wanted."""
+def export_run(run, score=None):
+    """Export the network of a run that ships, as its configuration says; {what: path}, empty if nothing was wanted.
+
+    score: what it scored, of which the files tell the first measure.
+    """
     settings = run.settings
     if not (settings.export.saved_model or settings.export.onnx):
         return {}
-    facts = {"method": settings.method.name, "step": run.step, "miou": miou, "input": "RGB 0..255, normalised inside"}
+    measure = run.task.measures[0]
+    facts = {"method": settings.method.name, "step": run.step, measure: (score or {}).get(measure),
+             "input": "RGB 0..255, normalised inside"}  # fmt: skip
     written = export(
         runs.plain_deployed(run), run.folder / "export", classes=list(settings.task.classes),
         palette=[list(colour) for colour in settings.task.palette], ignore_index=settings.task.ignore_index,
-        saved_model=settings.export.saved_model, onnx=settings.export.onnx, metadata=facts,
+        task=run.task, saved_model=settings.export.saved_model, onnx=settings.export.onnx, metadata=facts,
     )  # fmt: skip
     return {name: written[name] for name in ("saved_model", "onnx") if name in written}
 

@@ -109,7 +109,7 @@ def quality(evaluations):
     lines = _lines(evaluations, names | roles, factor=100)
     if lines:
         return draw(lines, "percent", "{:.2f} %")
-    lines = _lines(evaluations, {"psnr": "PSNR, deployed network"})
+    lines = _lines(evaluations, {"psnr": "PSNR, deployed network", "pseudo_label_psnr": "PSNR of the pseudo-labels"})
     return draw(lines, "PSNR (dB)", "{:.2f} dB") if lines else None
 
 

@@ -35,7 +35,7 @@ def fit(path, overrides=(), output_dir=None):
         print(f"{folder}: finished before, nothing to train")
         exports = published(folder / "export")
         if {name for name, wanted in settings.export if wanted} - exports.keys():
-            exports |= export.export_run(run, json.loads((folder / "metrics.json").read_text())["miou"])
+            exports |= export.export_run(run, json.loads((folder / "metrics.json").read_text()))
             report.write(folder)
         announce(folder / "report.html", exports)
         return folder
@@ -119,10 +119,10 @@ def finish(run, seconds):
     runs.write_json(folder / "metrics.json", metrics)
     draw_examples(run)
     try:
-        exports = export.export_run(run, deployed["miou"])
+        exports = export.export_run(run, deployed)
     finally:  # an export that is refused takes neither scores nor pictures with it
         page = report.write(folder)
-    print(f"mIoU {100 * deployed['miou']:.2f} % on {run.source.validation.count} validation images")
+    print(f"{run.task.summary(deployed)} on {run.source.validation.count} validation images")
     announce(page, exports)
 
 

@@ -1,4 +1,4 @@
-"""python -m tfssl.predict RUN IMAGES...: palette PNGs and overlays of image files by the network of a run."""
+"""python -m tfssl.predict RUN IMAGES...: what the network of a run makes of image files, as PNG files."""
 
 import argparse
 from pathlib import Path
@@ -13,7 +13,8 @@ from tfssl.data.check import decode_image
 def predict(run, paths, folder, size=None):
     """Write folder/NAME_mask.png (palette PNG, its indices the classes) and NAME_overlay.png for each image file.
 
-    size: (height, width) the network reads the image at, as in training; the mask has the image's own size.
+    Where the output is an image, folder/NAME_output.png. size: (height, width) the network reads the image at, as in
+    training; the output has the image's own size.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -23,14 +24,18 @@ def predict(run, paths, folder, size=None):
     images = read_all(paths)
     for path, name in zip(paths, distinct_names(paths), strict=True):
         image = images[path]
-        mask = segment(run, image, size)
-        pictures.save_palette_png(folder / f"{name}_mask.png", mask, palette, ignore)
-        pictures.save_png(folder / f"{name}_overlay.png", pictures.overlay(image, mask, palette, ignore_index=ignore))
+        found = segment(run, image, size)
+        if run.task.has_classes:
+            pictures.save_palette_png(folder / f"{name}_mask.png", found, palette, ignore)
+            overlay = pictures.overlay(image, found, palette, ignore_index=ignore)
+            pictures.save_png(folder / f"{name}_overlay.png", overlay)
+        else:
+            pictures.save_png(folder / f"{name}_output.png", np.uint8(np.round(found)))
     return folder
 
 
 def segment(run, image, size=None):
-    """The class of each pixel of an image uint8 [H,W,3], int [H,W], at the image's own size."""
+    """The class of each pixel of an image uint8 [H,W,3], int [H,W], or the image made of it, at its own size."""
     read = tf.cast(image, tf.float32)
     if size is not None:
         read = tf.image.resize(read, size, antialias=True)

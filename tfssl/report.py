@@ -253,10 +253,11 @@ def _classes(run):
 
 def _examples(run):
     """The contact sheets, and what their colours mean."""
-    entries = [("swatch", colour, name) for name, colour in _palette(run.config).items()]
-    entries.append(("swatch", "background:#fff", "not labeled"))
     scale = f"width:5rem;background:linear-gradient(90deg,{VIRIDIS})"
-    entries.append(("swatch", scale, "confidence, 0 to 1"))
+    entries = [("swatch", scale, "error, 0 to a tenth of the range")]
+    if _dict(run.config, "task").get("name") != "regression":
+        entries = [("swatch", colour, name) for name, colour in _palette(run.config).items()]
+        entries += [("swatch", "background:#fff", "not labeled"), ("swatch", scale, "confidence, 0 to 1")]
     images = []
     for name, data in run.pictures.items():
         source = base64.b64encode(data).decode()

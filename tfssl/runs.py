@@ -16,7 +16,7 @@ from tfssl.data.sources import SOURCES
 from tfssl.errors import UserError
 from tfssl.methods import METHODS
 from tfssl.schedules import Polynomial
-from tfssl.tasks import Segmentation
+from tfssl.tasks import Regression, Segmentation
 
 FROM_TASK = ("classes", "palette", "ignore_index")  # a source's arguments that the task section gives
 FREE_TO_CHANGE = ("about", "evaluation", "export")  # sections that may differ when a run is continued
@@ -29,7 +29,7 @@ class Run:
     folder: Path
     settings: config.Config
     source: Source | None
-    task: Segmentation
+    task: Segmentation | Regression
     method: keras.Model
     checkpoints: Checkpoints
     strategy: tf.distribute.Strategy
@@ -63,11 +63,21 @@ def resolve(settings, path):
 def make_source(settings):
     """The data of resolved settings; whatever is wrong with them is told here, before training."""
     own = dict(settings.data.model_extra)
-    if "classes" in config.signature_model(SOURCES[settings.data.source]).model_fields:
+    takes_classes = "classes" in config.signature_model(SOURCES[settings.data.source]).model_fields
+    if takes_classes:
+        refuse_other_task(settings, "segmentation")
         own |= {key: getattr(settings.task, key) for key in FROM_TASK}
         if not settings.task.classes:
             raise UserError("task.classes: name the classes of your labels, in the order of their values")
-    return SOURCES[settings.data.source](**own)
+    source = SOURCES[settings.data.source](**own)
+    refuse_other_task(settings, source.task)
+    return source
+
+
+def refuse_other_task(settings, name):
+    if settings.task.name != name:
+        raise UserError(f"task.name is {settings.task.name}, but the labels of data.source {settings.data.source} are "
+                        f"for {name}: set task.name to that")  # fmt: skip
 
 
 def with_classes(settings, source):
@@ -79,9 +89,13 @@ def with_classes(settings, source):
 def build(settings, folder, source=None):
     """Networks, method and optimizer of resolved settings, nothing restored yet."""
     keras.mixed_precision.set_global_policy(settings.training.precision)
-    task = Segmentation(settings.task.classes, settings.task.ignore_index)
+    task = make_task(settings.task)
     strategy = make_strategy(settings.training)
     page = METHODS[settings.method.name]
+    if page.needs_classes and not task.has_classes:
+        others = ", ".join(name for name, other in METHODS.items() if not other.needs_classes)
+        raise UserError(f"method.name: {settings.method.name} learns classes; for task.name {task.name} there are "
+                        f"{others}")  # fmt: skip
     training = settings.training
     with strategy.scope():
         learners = make_networks(settings, page.learners_of(settings.method.model_extra), task.channels)
@@ -94,6 +108,8 @@ def build(settings, folder, source=None):
             method.further_optimizers[name] = make_optimizer(training, rate, moved)
     if method.strong_views and min(settings.data.crop) < LEAST_SIDE:
         raise UserError(f"data.crop is {list(settings.data.crop)}: strong views need {LEAST_SIDE} pixels a side")
+    if source is not None and not source.resamples:
+        refuse_other_noise(settings, method)
     if method.mixes and source is not None and source.unlabeled.count < training.unlabeled_batch:
         raise UserError(f"training.unlabeled_batch is {training.unlabeled_batch}, but there are only "
                         f"{source.unlabeled.count} unlabeled images: one would be mixed with itself")  # fmt: skip
@@ -101,6 +117,22 @@ def build(settings, folder, source=None):
         raise UserError(f"training.unlabeled_batch is {training.unlabeled_batch}: this method mixes images, "
                         "so it needs at least two on each device")  # fmt: skip
     return Run(folder, settings, source, task, method, Checkpoints(method, folder / "checkpoints"), strategy)
+
+
+def make_task(section):
+    """The task of the configuration's section."""
+    return Regression() if section.name == "regression" else Segmentation(section.classes, section.ignore_index)
+
+
+def refuse_other_noise(settings, method):
+    """Views must leave noise as it is where to remove it is the task: whole pixels, no other colours, no blur."""
+    weak, strong = settings.data.weak, settings.data.strong
+    if tuple(weak.scale) != (1, 1) or weak.rotation:
+        raise UserError("data.weak: scaling and rotation would change the noise that is to be removed; "
+                        "set scale to [1, 1] and rotation to 0")  # fmt: skip
+    if method.strong_views and (strong.operations or strong.blur or strong.grayscale):
+        raise UserError("data.strong: other colours would be another image; set operations, blur and grayscale to 0, "
+                        "or choose a method without strong views")  # fmt: skip
 
 
 def make_networks(settings, count, classes):

@@ -1,4 +1,6 @@
-"""Learning-rate functions of the step."""
+"""Functions of the step: learning rates, and the rise of a weight."""
+
+import math
 
 import keras
 import tensorflow as tf
@@ -33,3 +35,17 @@ class Polynomial(keras.optimizers.schedules.LearningRateSchedule):
 def steps_of(amount, total):
     """An amount of training as steps: a share of all steps below 1, else a number of steps (0 is none)."""
     return round(amount * total) if amount < 1 else int(amount)
+
+
+def cosine_ramp(step, length):
+    """(1 - cos(pi t / length)) / 2, from 0 at step 0 to 1 from step `length` on; without length 1 throughout."""
+    return 0.5 - 0.5 * tf.cos(math.pi * _share(step, length))
+
+
+def sigmoid_ramp(step, length):
+    """exp(-5 (1 - t / length)^2), from e^-5 at step 0 to 1 from step `length` on (Laine and Aila, arXiv:1610.02242)."""
+    return tf.exp(-5.0 * tf.square(1.0 - _share(step, length)))
+
+
+def _share(step, length):
+    return tf.clip_by_value(tf.cast(step, tf.float32) / length, 0.0, 1.0) if length else tf.constant(1.0)

@@ -1,14 +1,28 @@
-"""What is predicted at every pixel: the supervised loss, the meaning of the output, and the score."""
+"""What is predicted at every pixel: the supervised loss, the meaning of the output, and the score.
 
+A task says what a label is (`known`, `target`), what logits mean (`activation`, `decode`), how far two predictions are
+apart (`difference`), how examples are counted together (`tally`) into `scores`, which of these `measures` are followed
+and what a served network gives (`outputs`, under the two names in `served`: pixels of a picture file, then numbers).
+"""
+
+import numpy as np
 import tensorflow as tf
 
-from tfssl import losses
+from tfssl import losses, pictures
+
+WHITE = 255.0
+LEAST_ERROR = 1e-10  # mean squared error, of 0..1: no PSNR is above 100 dB
 
 ONE_CLASS = 0.99  # of all pixels: what makes a prediction one of a single class
 
 
 class Segmentation:
     """One class per pixel. `classes` are names; `ignore_index` marks pixels that are neither learned nor scored."""
+
+    name, has_classes = "segmentation", True
+    served = ("mask", "probabilities")
+    measures = ("miou", "pixel_accuracy")
+    pseudo_measures = {"pseudo_label_miou": "miou", "pseudo_label_accuracy": "pixel_accuracy"}
 
     def __init__(self, classes, ignore_index=255):
         self.classes, self.ignore_index = tuple(classes), ignore_index
@@ -25,6 +39,18 @@ class Segmentation:
         """Class probabilities in float32, whatever the precision of the network."""
         return tf.nn.softmax(tf.cast(logits, tf.float32))
 
+    def known(self, label):
+        """Which pixels have a label, bool [B, H, W]."""
+        return label != self.ignore_index
+
+    def target(self, label):
+        """The label as the prediction that would be perfect, [B, H, W, C]; anything where it is not known."""
+        return tf.one_hot(label, self.channels)
+
+    def difference(self, first, second):
+        """How far two predictions are apart at each pixel, 0 to 1: the total variation distance, [B, H, W]."""
+        return 0.5 * tf.reduce_sum(tf.abs(first - second), axis=-1)
+
     def decode(self, logits):
         """The predicted class of each pixel, int32 [B, H, W]."""
         return tf.argmax(logits, axis=-1, output_type=tf.int32)
@@ -39,6 +65,8 @@ class Segmentation:
         index = tf.boolean_mask(index, counts)
         total = tf.math.bincount(tf.cast(index, tf.int32), minlength=self.channels**2, maxlength=self.channels**2)
         return tf.reshape(tf.cast(total, tf.int64), [self.channels, self.channels])
+
+    tally = confusion
 
     def scores(self, confusion):
         """Scores of an accumulated confusion matrix (NumPy [C, C]) as plain numbers.
@@ -63,3 +91,89 @@ class Segmentation:
         most = int(predicted.argmax())
         collapsed = predicted[most] > ONE_CLASS * confusion.sum() and truth[most] < ONE_CLASS * confusion.sum()
         return self.classes[most] if collapsed else None
+
+    def summary(self, score):
+        return f"mIoU {100 * score['miou']:6.2f} %   pixel accuracy {100 * score['pixel_accuracy']:6.2f} %"
+
+    def outputs(self, logits):
+        """{"mask": [B, H, W], uint8 or, of more than 256 classes, int32; "probabilities": [B, H, W, C]}."""
+        kind = tf.uint8 if logits.shape[-1] <= 256 else tf.int32
+        return {"mask": tf.cast(self.decode(logits), kind), "probabilities": tf.nn.softmax(logits)}
+
+    def panels(self, label, logits, palette):
+        """{title: uint8 [H, W, 3]} of one example: its label [H, W], its logits [H, W, C] and what they say."""
+        probability = self.activation(logits).numpy()
+        return {
+            "truth": pictures.colorize(label, palette, self.ignore_index),
+            "prediction": pictures.colorize(probability.argmax(-1), palette, self.ignore_index),
+            "confidence": pictures.confidence_map(probability.max(-1)),
+        }
+
+
+class Regression:
+    """An image per image: three numbers at each pixel, for denoising and the like.
+
+    A label is float RGB 0..255, [B, H, W, 3], and NaN where it is not known. Predictions are in 0..1: the logits
+    themselves, so that losses and their weights do not depend on how gray levels are counted.
+    """
+
+    name, has_classes = "regression", False
+    served = ("output_image", "values")
+    measures = ("psnr",)
+    pseudo_measures = {"pseudo_label_psnr": "psnr"}
+    classes, channels, ignore_index = (), 3, float("nan")
+
+    def loss(self, label, logits):
+        """Mean squared error, of 0..1, over channels and the pixels whose label is known (0 of none)."""
+        error = tf.reduce_mean(tf.square(self.activation(logits) - self.target(label)), axis=-1)
+        return losses.masked_mean(error, self.known(label))
+
+    def activation(self, logits):
+        return tf.cast(logits, tf.float32)
+
+    def known(self, label):
+        return ~tf.math.is_nan(label[..., 0])
+
+    def target(self, label):
+        return tf.where(tf.math.is_nan(label), 0.0, label) / WHITE
+
+    def difference(self, first, second):
+        """Mean over the channels of the distance of two predictions at each pixel, [B, H, W]."""
+        return tf.reduce_mean(tf.abs(first - second), axis=-1)
+
+    def decode(self, logits):
+        """The predicted image, float32 [B, H, W, 3] in 0..255."""
+        return WHITE * tf.clip_by_value(self.activation(logits), 0.0, 1.0)
+
+    def tally(self, label, prediction):
+        """[PSNR of one image in dB, 1], float64, to be added up: 10 log10(255^2 / mean squared error).
+
+        label, prediction: [H, W, 3] in 0..255; over all channels of the pixels whose label is known.
+        """
+        known = self.known(label)
+        error = tf.reduce_mean(tf.square(self.target(label) - prediction / WHITE), axis=-1)
+        error = tf.cast(losses.masked_mean(error, known), tf.float64)
+        psnr = -10.0 * tf.math.log(tf.maximum(error, LEAST_ERROR)) / np.log(10.0)
+        return tf.stack([psnr, tf.ones_like(psnr)])
+
+    def scores(self, tally):
+        """The mean over images of their PSNR, as denoising benchmarks report it."""
+        return {"psnr": float(tally[0] / max(tally[1], 1))}
+
+    def summary(self, score):
+        return f"PSNR {score['psnr']:6.2f} dB"
+
+    def outputs(self, logits):
+        """{"output_image": uint8 [B, H, W, 3]; "values": the same before rounding, float32 in 0..255}."""
+        values = self.decode(logits)
+        return {"output_image": tf.cast(tf.round(values), tf.uint8), "values": values}
+
+    def panels(self, label, logits, palette):
+        """{title: uint8 [H, W, 3]} of one example; the error is bright from a tenth of the range on."""
+        label, predicted = np.nan_to_num(label), self.decode(logits).numpy()
+        error = np.abs(label - predicted).mean(-1) / WHITE
+        return {
+            "truth": np.uint8(np.round(label)),
+            "prediction": np.uint8(np.round(predicted)),
+            "error": pictures.confidence_map(10 * error),
+        }

@@ -20,23 +20,31 @@ def weak(image, label, key, *, crop, scale=(0.5, 1.5), flip=True, rotation=0.0, 
          ignore_index=255):  # fmt: skip
     """Random scaling, cropping and mirroring, and if wanted rotation and translation, in one resampling.
 
-    image: float32 [H,W,3], 0..255; label: integer [H,W], or None for an unlabeled image; key: int32 [2].
+    image: float32 [H,W,3], 0..255; label: integer [H,W], or an image of its own, float32 [H,W,C], or None for an
+    unlabeled image; key: int32 [2].
     crop: (h, w) of the result in pixels. scale: range of the one factor for both sides of the image.
     rotation: at most so many degrees either way about the crop's centre. translation: at most this fraction
     of the crop either way, along each side. What then lies outside of the image is padding.
 
-    Returns image float32 [h,w,3], label int32 [h,w] or None, valid bool [h,w]; in the padding the image is
-    PADDING, the label ignore_index and valid False. The image is interpolated bilinearly, the label by
-    nearest neighbour at the same places. The random draws do not depend on whether there is a label. Random
+    Returns image float32 [h,w,3], label int32 [h,w] (float32 [h,w,C]) or None, valid bool [h,w]; in the padding the
+    image is PADDING, the label ignore_index and valid False. Images are interpolated bilinearly, a label of classes
+    by nearest neighbour at the same places. The random draws do not depend on whether there is a label. Random
     scale and crop as in DeepLab (Chen et al., arXiv:1606.00915, section 4).
     """
     matrix = _crop_to_image(tf.shape(image)[:2], key, crop, scale, flip, rotation, translation)
     valid = _within(tf.shape(image)[:2], matrix, crop)
     image = tf.where(valid[..., None], _resample(image, matrix, crop, "BILINEAR"), PADDING)
     if label is not None:
-        label = _resample(tf.cast(label, tf.int32)[..., None], matrix, crop, "NEAREST")[..., 0]
-        label = tf.where(valid, label, ignore_index)
+        label = _with_image(tf.convert_to_tensor(label), matrix, crop, valid, ignore_index)
     return image, label, valid
+
+
+def _with_image(label, matrix, crop, valid, ignore_index):
+    """The label on the way of its image."""
+    if label.dtype.is_floating:
+        return tf.where(valid[..., None], _resample(label, matrix, crop, "BILINEAR"), ignore_index)
+    label = _resample(tf.cast(label, tf.int32)[..., None], matrix, crop, "NEAREST")[..., 0]
+    return tf.where(valid, label, ignore_index)
 
 
 def strong(image, key, *, operations=2, magnitude=1.0, blur=0.5, grayscale=0.2):

@@ -9,8 +9,8 @@ class Examples:
     """A finite set of examples, each read by its index inside a tf.data map.
 
     image(index): float32 [H, W, 3], RGB 0..255, already at the configured size.
-    label(index): int32 [h, w] at the label's own size, or None where there are no labels: an unlabeled
-        set has no way to its labels at all.
+    label(index): int32 [h, w], classes, or float32 [h, w, 3], an image 0..255, at the label's own size; or None
+        where there are no labels: an unlabeled set has no way to its labels at all.
     """
 
     names: tuple[str, ...]
@@ -24,7 +24,12 @@ class Examples:
 
 @dataclass(frozen=True)
 class Source:
-    """All sets of one data source. `flips` says whether a mirrored image still means the same."""
+    """All sets of one data source.
+
+    flips: whether a mirrored image still means the same. task: the name of the one its labels are for; where they are
+    images, classes and palette are empty. resamples: whether images may be scaled and turned; single pixels' noise may
+    not, it would be another one then.
+    """
 
     labeled: Examples
     unlabeled: Examples
@@ -34,3 +39,5 @@ class Source:
     test: Examples | None = None
     held_out: Examples | None = None
     flips: bool = True
+    task: str = "segmentation"
+    resamples: bool = True

@@ -1,6 +1,6 @@
 """The paired stream: batch n is a pure function of (seed, n), so resuming at step n replays nothing.
 
-{"labeled": (image [B,H,W,3], label [B,H,W]),
+{"labeled": (image [B,H,W,3], label [B,H,W], or [B,H,W,3] where labels are images),
  "unlabeled": (weak [B,H,W,3], valid [B,H,W], strong [B,H,W,3], ...)}
 
 One strong view per learner that asks for one, each with its own colours over the same geometry as the weak view;
@@ -42,9 +42,11 @@ def paired_stream(source, *, seed, start, stop, labeled_batch, unlabeled_batch, 
 
 
 def like_image(label, image):
-    """A label [h, w] at the image's height and width, by nearest neighbour."""
-    resized = tf.image.resize(label[..., None], tf.shape(image)[:2], method="nearest")[..., 0]
-    return tf.ensure_shape(resized, image.shape[:2])
+    """A label [h, w] or [h, w, C] at the image's height and width, by nearest neighbour."""
+    channels = label if label.shape.rank == 3 else label[..., None]
+    resized = tf.image.resize(channels, tf.shape(image)[:2], method="nearest")
+    resized = tf.ensure_shape(resized, [*image.shape[:2], channels.shape[-1]])
+    return resized if label.shape.rank == 3 else resized[..., 0]
 
 
 def order(position, count, batch, key):

@@ -14,7 +14,8 @@ class SemiSupervised(keras.Model):
     """A Keras model whose `train_step` is a method's update of several networks.
 
     A page sets, as class attributes, what it asks of the others: `learners`, how many networks it is given;
-    `strong_views`, how many strong views of each unlabeled image; `uses_unlabeled`; `mixes`, whether it needs two
+    `strong_views`, how many strong views of each unlabeled image; `needs_classes`, whether the task must be one of
+    classes; `uses_unlabeled`; `mixes`, whether it needs two
     unlabeled images on each replica; `terms`, the names of the losses it minimises; `watched`, further numbers it
     logs. In its constructor it gives `roles`, all networks by name, the one that ships first; and where it has them
     `heads`, further networks by name that predict no label (projections, detectors), and `memories`, what it
@@ -24,6 +25,7 @@ class SemiSupervised(keras.Model):
 
     learners = 1
     strong_views = 0
+    needs_classes = True
     uses_unlabeled = True
     mixes = False
     terms = ()
@@ -221,7 +223,7 @@ def average_statistics(network):
 
 
 def refuse_equal(networks):
-    """Two equal networks would stay one: their teachers agree always and mutual learning is self-training."""
+    """Two equal networks would stay one: they agree always, and have nothing to tell each other."""
     weights = [network.get_weights() for network in networks]
     for (i, first), (j, second) in itertools.combinations(enumerate(weights, 1), 2):
         if len(first) == len(second) and all(map(np.array_equal, first, second)):

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfssl import losses, mixing
 from tfssl.ema import follow, twin, warmed_up
+from tfssl.errors import UserError
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.methods.base import SemiSupervised, chain
 from tfssl.randomness import fold, noise
@@ -26,6 +27,7 @@ class MeanTeacher(SemiSupervised):
     steps free of it). student_view: the image the student sees, "strong" or "weak".
     """
 
+    needs_classes = False
     terms = ("supervised", "consistency")
     watched = ("used_pixels",)
 
@@ -34,6 +36,9 @@ class MeanTeacher(SemiSupervised):
                  mix: Literal["none", "cutmix"] = "none", student_view: Literal["strong", "weak"] = "strong",
                  ramp_up: Amount = 0.1, **shared):  # fmt: skip
         super().__init__(task, **shared)
+        if not task.has_classes and (threshold or consistency == "cross_entropy"):
+            raise UserError(f"method: task {task.name} has neither confidence nor hard labels; set threshold to 0 and "
+                            'consistency to "squared_error"')  # fmt: skip
         (self.student,) = networks
         self.teacher = twin(self.student)
         self.roles = {"teacher": self.teacher, "student": self.student}
@@ -53,7 +58,9 @@ class MeanTeacher(SemiSupervised):
 
         def terms():
             target = tf.stop_gradient(self.task.activation(self.teacher(weak, training=False)["logits"]))
-            sure = losses.confident(target, self.threshold) * tf.cast(valid, tf.float32)
+            sure = tf.cast(valid, tf.float32)
+            if self.threshold:
+                sure *= losses.confident(target, self.threshold)
             seen, target, sure, inside = self.mixed(fold(key, MIX), strong[0] if strong else weak, target, sure, valid)
             with noise(fold(key, NOISE)):
                 logits = self.student(chain(image, seen), training=True)["logits"]

@@ -12,6 +12,7 @@ class Supervised(SemiSupervised):
     With `ema_decay` the average of the network's weights (Polyak; Tarvainen and Valpola) ships, else the network.
     """
 
+    needs_classes = False
     uses_unlabeled = False
     terms = ("supervised",)
 

@@ -4,8 +4,9 @@ import keras
 
 from tfssl.networks.deeplab import deeplab_v3_plus
 from tfssl.networks.segformer import segformer
+from tfssl.networks.unet import unet
 
-NETWORKS = {"deeplab_v3_plus": deeplab_v3_plus, "segformer": segformer}
+NETWORKS = {"deeplab_v3_plus": deeplab_v3_plus, "segformer": segformer, "unet": unet}
 
 
 def build(name: str, *, classes: int, seed: int, **arguments) -> keras.Model:

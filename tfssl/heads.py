@@ -1,0 +1,30 @@
+"""Networks that judge predictions: built by the methods that need them, and put into `heads`."""
+
+import keras
+
+STRIDES = (2, 2, 1, 2, 1, 2, 1, 2)  # of the flaw detector's eight convolutions
+WIDTHS = (1, 2, 2, 4, 4, 8, 8)  # of its first seven, in multiples of the first
+
+
+def flaw_detector(channels, *, width=64, stride=32):
+    """The flaw detector of GCT (Ke et al., ECCV 2020, appendix B): [B, H, W, channels] -> flaws [B, h, w, 1].
+
+    Eight convolutions of 4 x 4 with 64-128-128-256-256-512-512-1 filters and strides 2-2-1-2-1-2-1-2, after each but
+    the last batch norm (so those have no bias) and leaky ReLU of 0.2. Whoever calls it enlarges the map to H x W.
+    width: filters of the first, of which all others are multiples. stride: of the map; below 32, the paper's, the last
+    convolutions take no stride, so that small crops too have a map and not a point.
+    """
+    inputs = x = keras.Input((None, None, channels), name="image_and_prediction")
+    reached = 1
+    for number, (wanted, step) in enumerate(zip((*WIDTHS, None), STRIDES, strict=True), start=1):
+        step = step if reached < stride else 1
+        reached *= step
+        last = wanted is None
+        x = keras.layers.Conv2D(1 if last else width * wanted, 4, strides=step, padding="same", use_bias=last,
+                                name=f"convolution_{number}")(x)  # fmt: skip
+        if not last:
+            x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"norm_{number}")(x)
+            x = keras.layers.LeakyReLU(negative_slope=0.2, name=f"leaky_{number}")(x)
+    return keras.Model(
+        inputs, keras.layers.Activation("linear", dtype="float32", name="flaws")(x), name="flaw_detector"
+    )

@@ -1,0 +1,154 @@
+"""Guided Collaborative Training: two networks that learn from each other where a detector sees fewer flaws."""
+
+from typing import Annotated, Literal
+
+import keras
+import tensorflow as tf
+from pydantic import Field
+
+from tfssl import losses, schedules
+from tfssl.heads import flaw_detector
+from tfssl.kinds import Amount, Share, Weight
+from tfssl.methods.base import SemiSupervised, chain, refuse_equal
+from tfssl.randomness import fold, noise
+from tfssl.resizing import resize_like
+
+NOISE = 1  # what the random keys of a step are for
+RAMPS = {"cosine": schedules.cosine_ramp, "sigmoid": schedules.sigmoid_ramp}
+Count = Annotated[int, Field(ge=0)]
+Width = Annotated[int, Field(gt=0)]
+
+
+class FlawGuided(SemiSupervised):
+    """What methods with a flaw detector share: the detector F, its optimizer, what it sees and how it learns."""
+
+    needs_classes = False
+
+    def __init__(self, task, *, detector_rate, detector_width, detector_stride, truth_repeats, **shared):
+        super().__init__(task, **shared)
+        self.detector = flaw_detector(3 + task.channels, width=detector_width, stride=detector_stride)
+        self.heads = {"flaw_detector": self.detector}
+        optimizer = keras.optimizers.Adam(schedules.Polynomial(detector_rate, [0, self.steps]))
+        optimizer.build(self.detector.trainable_variables)
+        self.further_optimizers["detector"] = optimizer
+        self.truth_repeats = truth_repeats
+
+    @property
+    def minimised(self):
+        return [network for network in self.roles.values() if network.trainable]  # the detector has its own optimizer
+
+    def detect(self, image, prediction, training=False):
+        """F(x, T(x)), float [B, H, W], enlarged to the image (half-pixel centres; the paper aligns corners)."""
+        seen = tf.concat([image / 127.5 - 1.0, prediction], axis=-1)
+        return resize_like(self.detector(seen, training=training), image)[..., 0]
+
+    def learn_flaws(self, image, label, predictions):
+        """The second move: F learns on labeled images what is wrong with each of the predictions of the first."""
+
+        def terms():
+            known, target = self.task.known(label), self.task.target(label)
+            flaws = self.detect(chain(*[image] * len(predictions)), chain(*predictions), training=True)
+            error = 0.0
+            for found, prediction in zip(tf.split(flaws, len(predictions)), predictions, strict=True):
+                truth = losses.flaw_truth(self.task.difference(prediction, target), known, self.truth_repeats)
+                error += losses.flaw_error(found, truth, known)  # eq. 3
+            return {"detector": error}, ()
+
+        return self.minimize(terms, [self.detector], self.further_optimizers["detector"])[0]
+
+
+class GCT(FlawGuided):
+    """labels, weak --> networks 1, 2 --predictions--> flaw detector --flaw maps--> who learns from whom, pixel by pixel
+    labels --C(prediction)--> flaw detector
+
+    Ke et al., "Guided collaborative training for pixel-wise semi-supervised learning", ECCV 2020, arXiv:2008.05258.
+
+    The paper's numbers for segmentation are the defaults: consistency_weight 100 (lambda_dc), correction_weight 1
+    (lambda_fc), flaw_threshold 0.6 (xi), ramp_up (eta: 3 epochs, of 20 in the authors' code), truth_repeats 1 (nu; 10
+    for denoising), detector_rate. Options, the paper's way first. ramp: of the consistency, "cosine" or, as in the
+    authors' code, "sigmoid". flaw_map: "min_max" alone, or "smoothed" before it, as in their code. detector_width and
+    detector_stride: a narrower detector with a finer map, for small crops.
+    Readings: sums over pixels are means over those that are inside the image or labeled, for which the weights are
+    made. The first move sees the detector as it is used, with its moving statistics; only its own move, on labeled
+    images, changes those. That move takes the predictions of the first, not those of the moved networks. (In the
+    authors' code losses are means over classes too and without 1/2, so their consistency_weight is 200 / C here. Their
+    tenfold detector loss changes nothing under Adam, and their instance norm is left out.)
+    """
+
+    learners = 2
+    terms = (
+        "supervised_1",
+        "supervised_2",
+        "consistency_1",
+        "consistency_2",
+        "correction_1",
+        "correction_2",
+        "detector",
+    )
+    watched = ("total_variation", "used_pixels", "corrected_pixels")
+
+    def __init__(self, networks, task, *, consistency_weight: Weight = 100.0, correction_weight: Weight = 1.0,
+                 flaw_threshold: Share = 0.6, ramp_up: Amount = 0.15, ramp: Literal["cosine", "sigmoid"] = "cosine",
+                 flaw_map: Literal["min_max", "smoothed"] = "min_max", truth_repeats: Count = 1,
+                 detector_rate: Weight = 1e-4, detector_width: Width = 64,
+                 detector_stride: Literal[8, 16, 32] = 32, **shared):  # fmt: skip
+        super().__init__(task, detector_rate=detector_rate, detector_width=detector_width,
+                         detector_stride=detector_stride, truth_repeats=truth_repeats, **shared)  # fmt: skip
+        refuse_equal(networks)
+        self.networks = list(networks)
+        self.roles = {"network_1": networks[0], "network_2": networks[1]}
+        self.consistency_weight, self.correction_weight = consistency_weight, correction_weight
+        self.flaw_threshold, self.smoothed = flaw_threshold, flaw_map == "smoothed"
+        self.ramp, self.ramp_up = RAMPS[ramp], schedules.steps_of(ramp_up, self.steps)
+        self.built = True
+
+    def learn(self, batch):
+        (image, label), (weak, valid) = batch["labeled"], batch["unlabeled"]
+        step, key = self.optimizer.iterations + 0, self.key()
+        weight = self.consistency_weight * self.ramp(step, self.ramp_up)
+        seen, labeled = chain(image, weak), slice(0, image.shape[0])
+
+        def terms():
+            inside = chain(self.task.known(label), valid)
+            logits = [self.study(k, seen, key) for k in range(2)]
+            predictions = [self.task.activation(each) for each in logits]
+            flaws = [self.detect(seen, prediction) for prediction in predictions]  # the gradient goes through F
+            maps = self.maps(flaws, inside)
+            *learns, flawed = losses.guidance(*maps, self.flaw_threshold)  # m_dc of eq. 5, m_fc of eq. 7
+            found = {}
+            for k in range(2):
+                consistency = losses.dynamic_consistency(predictions[k], predictions[1 - k], learns[k], inside)  # eq. 5
+                correction = losses.flaw_correction(flaws[k], flawed, inside)  # eq. 6
+                found[f"supervised_{k + 1}"] = self.task.loss(label, logits[k][labeled])  # eq. 1
+                found[f"consistency_{k + 1}"] = weight * consistency  # these three sum to eq. 2
+                found[f"correction_{k + 1}"] = self.correction_weight * correction
+            watched = {
+                "total_variation": losses.masked_mean(self.task.difference(*predictions), inside),
+                "used_pixels": losses.masked_mean(learns[0] + learns[1], inside),
+                "corrected_pixels": losses.masked_mean(flawed, inside),
+            }
+            return found, ([prediction[labeled] for prediction in predictions], watched)
+
+        minimised, (predictions, watched) = self.minimize(terms, self.networks, self.optimizer)
+        return self.track({**minimised, **self.learn_flaws(image, label, predictions)}, **watched)
+
+    def study(self, k, image, key):
+        """Network k's logits in training; both see the same images, each draws noise of its own."""
+        with noise(fold(fold(key, NOISE), k)):
+            return self.networks[k](image, training=True)["logits"]
+
+    def maps(self, flaws, inside):
+        return [losses.flaw_map(each, inside, self.flaw_threshold, self.smoothed) for each in flaws]  # eq. 4
+
+    def predictions(self, image):
+        return [self.task.activation(network(image, training=False)["logits"]) for network in self.networks]
+
+    def pseudo_labels(self, image):
+        """At each pixel the word of the network with the lower flaw map, which the other one would learn."""
+        first, second = predictions = self.predictions(image)
+        everywhere = tf.ones(tf.shape(image)[:3], tf.bool)
+        one, other = self.maps([self.detect(image, each) for each in predictions], everywhere)
+        return self.task.decode(tf.where((one <= other)[..., None], first, second))
+
+    def coupling(self, image):
+        return tf.reduce_mean(self.task.difference(*self.predictions(image)))
