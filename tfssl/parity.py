@@ -27,10 +27,11 @@ def structured_images(batch, height, width, seed=0):
     return np.clip(images + random.normal(0, 4, images.shape), 0, 255).astype(np.uint8)
 
 
-def check_parity(network, saved_model=None, onnx=None, sizes=PARITY_SIZES):
+def check_parity(network, saved_model=None, onnx=None, sizes=PARITY_SIZES, size=None):
     """Compare the files with the network in Keras on structured images, two at a time; raise ExportError.
 
-    saved_model, onnx: paths, or None to leave one out; sizes: (height, width) pairs. Probabilities may differ
+    saved_model, onnx: paths, or None to leave one out; sizes: (height, width) pairs; size: that at
+    which the network reads every image, or None. Probabilities may differ
     by TOLERANCE; masks must agree at MASK_AGREEMENT of the pixels, leaving out those whose two best classes
     this tolerance may swap. Returns one row per file and size: {"runtime", "height", "width",
     "max_difference", "mask_agreement", "compared": share of pixels that were no near-tie}.
@@ -43,13 +44,21 @@ def check_parity(network, saved_model=None, onnx=None, sizes=PARITY_SIZES):
     rows = []
     for height, width in sizes:
         images = structured_images(2, height, width)
-        expected = tf.nn.softmax(network(tf.cast(images, tf.float32), training=False)["logits"]).numpy()
+        expected = tf.nn.softmax(_logits(network, tf.cast(images, tf.float32), size)).numpy()
         for name, run in runtimes.items():
             row = {"runtime": name, "height": height, "width": width}
             row |= _compare(expected, *run(images), TOLERANCE[name])
             _require_parity(row)
             rows.append(row)
     return rows
+
+
+def _logits(network, images, size):
+    """What `predict` computes, by TensorFlow's own resizing."""
+    if size is None:
+        return network(images, training=False)["logits"]
+    read = tf.image.resize(images, size, antialias=True)
+    return tf.image.resize(network(read, training=False)["logits"], images.shape[1:3])
 
 
 def _saved_model_runtime(path):
