@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 CONFIG ?= configs/robust_mutual.json
 ARGUMENTS ?=
-RUN = TF_CPP_MIN_LOG_LEVEL=2 .venv/bin/python
+RUN = .venv/bin/python
 
 .PHONY: fit test test-slow lint clean
 

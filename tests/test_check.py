@@ -122,8 +122,15 @@ def test_bad_labels(root, problem):
 
 
 def test_a_label_without_labeled_pixels_may_be_evaluated_on(root):
+    """Some, but not all that there are."""
+    write_list(root, "validation", "da")
+    write_list(root, "labeled", "b")
     write_palette_png(root / label_name("d"), np.full(SIZES["d"], 255, np.uint8))
-    assert load(root).validation.count == 1
+    assert load(root).validation.count == 2
+    write_list(root, "validation", "d")
+    message, details = mistake(root)
+    assert "evaluation needs labels" in message
+    assert details == ["data.validation: every pixel of every label is task.ignore_index 255"]
 
 
 def test_all_bad_files_are_named(root):

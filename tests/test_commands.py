@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from tests.networks_for_tests import CLASSES, VOID, tiny_network
 from tests.runs_for_tests import (
+    PALETTE,
     SEGFORMER,
     assert_same_bits,
     checkpointed,
@@ -18,7 +20,7 @@ from tests.runs_for_tests import (
     write_configuration,
     write_data,
 )
-from tfssl import callbacks, errors, evaluate, export, fit, parity, runs
+from tfssl import callbacks, config, errors, evaluate, export, fit, parity, runs
 
 ROLES = ["teacher_1", "teacher_2", "student_1", "student_2"]
 
@@ -259,6 +261,7 @@ def test_mixed_precision_is_trained_scored_and_exported(tmp_path):
     assert (tmp_path / "run" / "export" / "saved_model" / "1").is_dir()
 
 
+@pytest.mark.slow
 def test_students_of_different_architectures(tmp_path):
     """Two entries of `networks`: the first is the first student, and its teacher is what ships."""
     root = write_data(tmp_path / "data")
@@ -281,3 +284,51 @@ def test_a_refused_export_leaves_the_report(tmp_path, monkeypatch):
     fit.fit(path, output_dir=tmp_path / "run")  # exports what is lacking and trains nothing
     assert (tmp_path / "run" / "export" / "saved_model" / "1").is_dir()
     assert "no check of an exported network" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_two_processes_do_not_train_in_one_folder(unexported, capsys):
+    path, folder = unexported
+    settings = runs.with_classes(
+        runs.resolve(config.load(path), path), SimpleNamespace(classes=CLASSES, palette=PALETTE)
+    )
+    with runs.claim(folder, settings):
+        call_and_fail(capsys, fit.main, path, "--output-dir", folder, says=[str(folder), "another process is training"])
+    call(fit.main, path, "--output-dir", folder)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_checkpoint_that_was_cut_short(tmp_path, capsys, count):
+    content = configuration(
+        write_data(tmp_path / "data"), training={"steps": 4, "checkpoint_every": 5 - 2 * (count - 1)}
+    )
+    path, folder = write_configuration(tmp_path / "run.json", content), tmp_path / "run"
+    fit.fit(path, output_dir=folder)
+    capsys.readouterr()
+    for data in (folder / "checkpoints").glob("ckpt-4.data*"):
+        data.write_bytes(data.read_bytes()[:1000])
+    what_to_do = "delete it to begin anew" if count == 1 else "to go on from ckpt-3"
+    call_and_fail(capsys, evaluate.main, folder, says=["ckpt-4", "cannot be read", what_to_do])
+    for part in (folder / "checkpoints").glob("ckpt-4.*"):
+        part.unlink()
+    fit.fit(path, output_dir=folder)
+    assert ("going on after step 3" in capsys.readouterr().out) == (count == 2)
+    assert read(folder / "metrics.json")["steps"] == 4
+
+
+def test_interrupted_by_hand(unexported, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit, "fit", interrupted)
+    with pytest.raises(SystemExit) as end:
+        call(fit.main, unexported[0])
+    assert end.value.code == 130 and "the same command goes on" in capsys.readouterr().err
+
+
+def call_and_fail(capsys, main, *arguments, says):
+    with pytest.raises(SystemExit) as end:
+        call(main, *arguments)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2 and last.startswith("error: ")
+    for part in says:
+        assert part in last

@@ -122,6 +122,18 @@ def test_files_that_cannot_be_used(tmp_path, text, wanted):
     assert str(caught.value).startswith(f"{path}{wanted}")
 
 
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    assert config.load(write(tmp_path, b"\xef\xbb\xbf" + json.dumps(METHOD).encode())).method.name == "supervised"
+
+
+def test_an_item_of_a_list_that_the_file_leaves_out(tmp_path):
+    """Over the default list, as any other value that the file leaves out."""
+    settings = config.load(write(tmp_path, json.dumps(METHOD)), ["networks.0.dropout=0.1"])
+    (network,) = settings.networks
+    assert network.name == "deeplab_v3_plus" and network.model_extra == {"dropout": 0.1}
+    assert config.load(write(tmp_path, json.dumps(METHOD))).networks[0].model_extra == {}
+
+
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="none.json: no such file"):
         config.load(tmp_path / "none.json")

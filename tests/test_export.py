@@ -162,6 +162,25 @@ def test_structured_images_show_every_class(network):
     assert smooth < 0.2 * np.abs(images[:, :, 1:].astype(int) - images[:, :, :-1].mean()).mean()
 
 
+@pytest.mark.parametrize("size", [(24, 40), (100, 90)])
+def test_the_size_at_which_images_are_read_travels_with_the_export(network, tmp_path, size):
+    """The same mask as reading at that size, segmenting and enlarging; at the image's own size."""
+    result = exporting.export(network, tmp_path, **FACTS, size=size, sizes=[(64, 96), (51, 33)])
+    images = parity.structured_images(1, 70, 50)
+    read = tf.image.resize(tf.cast(images, tf.float32), size, antialias=True)
+    logits = tf.image.resize(network(read, training=False)["logits"], (70, 50))
+    loaded = tf.saved_model.load(str(result["saved_model"])).signatures
+    found = [loaded["probabilities"](image=tf.constant(images))["probabilities"]]
+    session = onnxruntime.InferenceSession(str(result["onnx"]), providers=["CPUExecutionProvider"])
+    found += session.run(["probabilities"], {"image": images.astype(np.float32)})
+    for probabilities in found:
+        np.testing.assert_allclose(probabilities, tf.nn.softmax(logits), atol=1e-4)
+    (mask,) = loaded["encoded"](image_bytes=tf.io.encode_png(images[0])[None])["mask_bytes"].numpy()
+    assert (tf.io.decode_png(mask)[..., 0].numpy() == logits.numpy()[0].argmax(-1)).mean() > 0.999
+    stored = {entry.key: entry.value for entry in onnx.load(result["onnx"]).metadata_props}
+    assert json.loads(stored["read_at"]) == list(size)
+
+
 @pytest.mark.parametrize("written", ["saved_model", "onnx"])
 def test_a_damaged_export_is_refused_and_leaves_nothing(tmp_path, monkeypatch, written):
     network = tiny_network()

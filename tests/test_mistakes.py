@@ -82,6 +82,15 @@ def append(name, line):
     return spoil
 
 
+def turned(name):
+    def spoil(root):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.open(root / name).save(root / name, exif=exif)
+
+    return spoil
+
+
 def cut_short(*names):
     return lambda root: [(root / name).write_bytes((root / name).read_bytes()[:-40]) for name in names]
 
@@ -120,6 +129,9 @@ MISTAKES = {
     "size 0": changed("data.size", data={"size": [0, 32]}),
     "no classes": changed("task.classes", task={"classes": []}),
     "a palette for other classes": changed("task.palette", "2 colours", "3", task={"palette": [[0, 0, 0], [9, 9, 9]]}),
+    "a colour beyond 255": changed("task.palette.1.2", "300", task={"palette": [[0, 0, 0], [1, 2, 300], [9, 9, 9]]}),
+    "an index to ignore that is a class": changed("task.ignore_index is 1", "3 to 255", task={"ignore_index": 1}),
+    "an index to ignore beyond 8 bits": changed("task.ignore_index", "300", task={"ignore_index": 300}),
     "a class named twice": changed("task.classes", "twice", task={"classes": ["sky", "ground", "sky"]}),
     "scales in the wrong order": changed("data.weak.scale", "smaller", data={"weak": {"scale": [1.5, 0.5]}}),
     "a crop too small to blur": changed("data.crop", "7 pixels", data={"crop": [6, 32]}, method=MUTUAL),
@@ -193,6 +205,12 @@ MISTAKES = {
     "corrupt images": spoiled(
         cut_short(image_name(3), image_name(9)), ["3.png: is corrupt or cut short", "9.jpg: is corrupt or cut short"]
     ),
+    "pictures to be turned": spoiled(turned(image_name(9)), ["9.jpg: is to be turned when shown (EXIF orientation 6)"]),
+    "nothing to score": Mistake(
+        ["evaluation needs labels"], ["data.validation: every pixel of every label is task.ignore_index 255"],
+        spoil=lambda root: [write_labels(np.full(size, 255, np.uint8), n)(root)
+                            for n, size in ((8, (48, 64)), (9, (48, 64)), (10, (40, 50)))],
+    ),
     "all of it at once": spoiled(
         lambda root: (
             remove(image_name(0))(root),
@@ -261,7 +279,8 @@ def test_a_mended_configuration_may_use_the_same_folder(root, tmp_path, capsys, 
     path = write_configuration(tmp_path / "run.json", configuration(root, **MISTAKES[name].sections))
     fails(capsys, fit.main, path, "--output-dir", tmp_path / "run")
     write_configuration(path, configuration(root))
-    runs.claim(tmp_path / "run", runs.resolve(config.load(path), path))
+    with runs.claim(tmp_path / "run", runs.resolve(config.load(path), path)):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -273,6 +292,8 @@ def test_a_mended_configuration_may_use_the_same_folder(root, tmp_path, capsys, 
         (b"\xff\xfe", ["cannot be read"]),
         ("", ["line 1", "not valid JSON"]),
         ("{}", ["method", "is missing"]),
+        ("[" * 100_000, ["cannot be read as JSON"]),
+        ('{"seed": ' + "9" * 5000 + "}", ["cannot be read as JSON"]),
     ],
 )
 def test_a_bad_configuration_file(tmp_path, capsys, content, says):
@@ -312,7 +333,8 @@ def test_commands_on_a_folder_without_a_run(tmp_path, capsys, main):
 def test_commands_on_a_run_without_a_checkpoint(root, tmp_path, capsys, main):
     path = write_configuration(tmp_path / "run.json", configuration(root))
     settings = runs.resolve(config.load(path), path)
-    runs.claim(tmp_path / "run", settings)
+    with runs.claim(tmp_path / "run", settings):
+        pass
     images = [root / image_name(8)] if main is predict.main else []
     last, _ = fails(capsys, main, tmp_path / "run", *images)
     assert str(tmp_path / "run") in last and "no checkpoint" in last and "train" in last

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -88,7 +89,9 @@ def test_predict_keeps_images_of_one_name_apart_and_reads_gray(finished, tmp_pat
         (tmp_path / place).mkdir()
         Image.fromarray(np.full((20, 30 if place == "a" else 31), 90, np.uint8)).save(tmp_path / place / "x.png")
     call(predict.main, folder, tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", "--output", tmp_path / "out")
-    assert sorted(mask.size for mask in masks(tmp_path / "out").values()) == [(30, 20), (31, 20)]
+    assert {name: mask.size for name, mask in masks(tmp_path / "out").items()} == {"a_x": (30, 20), "b_x": (31, 20)}
+    names = [tmp_path / name for name in ("a/x.png", "b/x.png", "c/b_x.png", "c/d.png", "c/d.jpg", "a/x.png")]
+    assert list(predict.distinct_names(names).values()) == ["b_x", "a_x", "b_x_", "c_d", "c_d_"]
 
 
 def test_predict_refuses_images_it_cannot_read_and_names_all(finished, tmp_path, capsys):
@@ -100,7 +103,7 @@ def test_predict_refuses_images_it_cannot_read_and_names_all(finished, tmp_path,
     with pytest.raises(SystemExit) as end:
         call(predict.main, folder, path.parent / "data" / image_name(8), *bad, "--output", tmp_path / "out")
     *before, last = capsys.readouterr().err.splitlines()
-    assert end.value.code == 2 and last.startswith("error: 4 of 5 images cannot be read")
+    assert end.value.code == 2 and last.startswith("error: 4 of 5 images cannot be used")
     assert [line.split(": ")[0].strip() for line in before] == [str(path) for path in bad]
     assert not list((tmp_path / "out").glob("*")), "nothing is written"
 
@@ -124,6 +127,8 @@ def test_export_publishes_the_next_version(run, capsys):
     assert (versions / "1" / "saved_model.pb").read_bytes() == first
     out = capsys.readouterr().out
     assert str(versions / "2") in out and str(folder / "export" / "onnx" / "model.onnx") in out
+    stored = {entry.key: entry.value for entry in onnx.load(folder / "export" / "onnx" / "model.onnx").metadata_props}
+    assert json.loads(stored["miou"]) == read(folder / "metrics.json")["miou"]
     call(export.main, folder, "--set", "export.saved_model=false")
     assert sorted(path.name for path in versions.iterdir()) == ["1", "2"]
 

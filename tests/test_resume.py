@@ -85,7 +85,7 @@ def test_a_run_cut_while_it_scores_and_exports_is_finished_by_the_next(root, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fit.export, "export_run", cut)
+        patch.setattr(fit, "draw_examples", cut)
         fit.fit(path, output_dir=folder)
     before = checkpointed(folder)
     assert not (folder / "report.html").exists()

@@ -8,7 +8,17 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.lists_for_tests import SIZES, indices, label_name, load, mistake, picture, write_list, write_palette_png
+from tests.lists_for_tests import (
+    CLASSES,
+    SIZES,
+    indices,
+    label_name,
+    load,
+    mistake,
+    picture,
+    write_list,
+    write_palette_png,
+)
 from tfssl.data.split_lists import default_palette
 
 # What is read
@@ -161,7 +171,6 @@ def test_palettes(root):
 def test_settings(root, tmp_path):
     message, _ = mistake(tmp_path / "nowhere")
     assert "data.root" in message and "nowhere" in message
-    assert "data.size is [0, 4]" in mistake(root, size=(0, 4))[0]
 
 
 def test_all_missing_lists_are_named(root):
@@ -184,8 +193,25 @@ def test_all_malformed_lines_are_named(root):
     _, details = mistake(root)
     assert len(details) == 3
     assert "labeled.txt, line 2: expected IMAGE LABEL, found 'b.jpg'" in details[0]
-    assert "line 3" in details[1] and "my image.jpg" in details[1]
+    assert "line 3" in details[1] and "my image.jpg" in details[1] and "a TAB after IMAGE" in details[1]
     assert "data.unlabeled" in details[2] and "expected IMAGE, or IMAGE LABEL" in details[2]
+
+
+def test_names_with_spaces_and_names_in_full(root):
+    for name in ("a.jpg", "labels/a.png", "c.png"):
+        (root / name).rename(root / name.replace(".", " x."))
+    (root / "labeled.txt").write_text(f"a x.jpg\tlabels/a x.png\n{root}/b.jpg /labels/b.png\n")
+    (root / "unlabeled.txt").write_text("c x.png\t\n")
+    source = load(root)
+    assert source.labeled.names == ("a x.jpg", "b.jpg") and source.unlabeled.names == ("c x.png",)
+    assert source.labeled.label(0).shape == SIZES["a"] and source.labeled.image(1).shape == (*SIZES["b"], 3)
+
+
+def test_classes_that_no_label_shows_are_told(root, capsys):
+    load(root, classes=(*CLASSES, "car", "van"))
+    assert "warning: no label of data.labeled shows 3, 4 of task.classes" in capsys.readouterr().err
+    load(root)
+    assert capsys.readouterr().err == ""
 
 
 def test_all_paths_that_leave_the_root_are_named(root, tmp_path):
@@ -199,7 +225,8 @@ def test_all_paths_that_leave_the_root_are_named(root, tmp_path):
     assert [line.split(": ")[-1] for line in details] == [
         "../data2/a.png leads outside of data.root",
         "../outside.png leads outside of data.root",
-        "link.png leads outside of data.root",
+        f"link.png leads outside of data.root by a symbolic link, to {tmp_path / 'outside.png'}; set data.root to a "
+        "folder above both",
     ]
 
 

@@ -1,5 +1,7 @@
 """Everything a run needs to go on where it was, saved so that a cut at any moment loses no earlier save."""
 
+from pathlib import Path
+
 import tensorflow as tf
 
 from tfssl.errors import UserError
@@ -28,12 +30,16 @@ class Checkpoints:
 
     def restore(self):
         """Restore the newest save, every value of it; False if there is none."""
-        newest = self.manager.latest_checkpoint
-        if newest is None:
+        kept = [path for path in reversed(self.manager.checkpoints) if Path(f"{path}.index").is_file()]
+        if not kept:
             return False
         try:
-            self.manager.checkpoint.restore(newest).assert_existing_objects_matched().assert_consumed()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            self.manager.checkpoint.restore(kept[0]).assert_existing_objects_matched().assert_consumed()
+        except (AssertionError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{newest}: cannot be restored into what the configuration describes ({reason})") from error
+            raise UserError(f"{kept[0]}: does not hold what the configuration describes ({reason})") from error
+        except (IndexError, tf.errors.OpError) as error:  # cut short
+            reason = str(error).splitlines()[0]
+            older = f"delete {kept[0]}.* to go on from {Path(kept[1]).name}" if kept[1:] else "delete it to begin anew"
+            raise UserError(f"{kept[0]}: cannot be read ({reason}); {older}") from error
         return True

@@ -55,11 +55,14 @@ class Data(OpenSection):
     strong: Strong = Strong()
 
 
+Byte = Annotated[int, pydantic.Field(ge=0, le=255)]
+
+
 class Task(Section):
     name: Literal["segmentation", "regression"] = "segmentation"
     classes: list[str] | None = None
-    palette: list[tuple[int, int, int]] | None = None
-    ignore_index: int = 255
+    palette: list[tuple[Byte, Byte, Byte]] | None = None
+    ignore_index: Byte = 255
 
 
 class Named(OpenSection):
@@ -113,13 +116,15 @@ def load(path, overrides=()):
 
 def read_json(path):
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists without end
+        raise UserError(f"{path}: cannot be read as JSON") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold a JSON object {{...}}")
     return content
@@ -134,6 +139,8 @@ def override(content, overrides):
         with contextlib.suppress(json.JSONDecodeError):
             value = json.loads(value)
         *path, last = place.split(".")
+        if path and path[0] not in content and isinstance(known := _default(path[0]), list):
+            content[path[0]] = known  # an item of a list can be set only where there is a list
         inside = content
         try:
             for key in path:
@@ -142,6 +149,11 @@ def override(content, overrides):
         except (ValueError, IndexError, TypeError, AttributeError):
             raise UserError(f"--set {text}: there is no place {place} in the configuration") from None
     return content
+
+
+def _default(section):
+    """The default of a section as JSON; None where there is no such section."""
+    return Config.model_construct().model_dump(mode="json", include={section}).get(section)
 
 
 def parse(content, path):

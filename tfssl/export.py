@@ -1,8 +1,9 @@
 """The deployed network as a SavedModel and an ONNX file, published only if both compute what Keras computes.
 
-Both take raw RGB images of any height and width; the normalisation is inside the network. What they give is the
-task's: a mask (uint8, or int32 where there are more than 256 classes) and probabilities, or where the output is an
-image that image (uint8) and its values before rounding.
+Both take raw RGB images of any height and width; normalisation is inside, and so is the resizing to the size at which
+training read its images, if it had one. What they give is the task's, at the image's own size: a mask (uint8, or int32
+where there are more than 256 classes) and probabilities, or where the output is an image that image (uint8) and its
+values before rounding.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import tf2onnx
 from tfssl import errors, runs
 from tfssl.errors import UserError
 from tfssl.parity import PARITY_SIZES, ExportError, check_parity
+from tfssl.resizing import read_at
 from tfssl.tasks import Segmentation
 
 OPSET = 17  # ONNX Runtime 1.12 and later
@@ -37,14 +39,15 @@ def export(
     onnx=True,
     version=None,
     metadata=None,
+    size=None,
     sizes=PARITY_SIZES,
 ):
     """Write folder/saved_model/<version>/ and folder/onnx/model.onnx, check both and publish them.
 
     network: the Functional model that ships, float32; classes: names; palette: [red, green, blue] per class; task:
     by default the segmentation into these classes; version: the SavedModel's number, by default the next free one;
-    metadata: JSON values to store in the ONNX file; sizes: (height, width) pairs at which the files are compared
-    with Keras.
+    metadata: JSON values to store in the ONNX file; size: (height, width) the network reads images at, or None;
+    sizes: (height, width) pairs at which the files are compared with Keras.
 
     Everything is written beside its place and renamed into it after the comparison: a server that watches
     the folder never meets a partial or a wrong version. The ONNX file has no versions: the last wins.
@@ -71,11 +74,11 @@ def export(
         for part in parts.values():
             part.parent.mkdir()
         if saved_model:
-            write_saved_model(network, parts["saved_model"], task)
+            write_saved_model(network, parts["saved_model"], task, size)
         if onnx:
             facts = {"classes": classes, "palette": palette, "ignore_index": ignore_index} if task.has_classes else {}
-            write_onnx(network, parts["onnx"], {**(metadata or {}), **facts}, task)
-        written["parity"] = check_parity(network, parts.get("saved_model"), parts.get("onnx"), sizes, task)
+            write_onnx(network, parts["onnx"], {**(metadata or {}), **facts, "read_at": size}, task, size)
+        written["parity"] = check_parity(network, parts.get("saved_model"), parts.get("onnx"), sizes, task, size)
         written["seconds"] = round(time.perf_counter() - started, 2)
         report = Path(partial, "parity.json")
         report.write_text(json.dumps({**destinations, **written}, indent=2) + "\n")
@@ -108,12 +111,23 @@ def _publish(part, destination):
         raise UserError(f"{destination}: cannot publish the export there ({error.strerror})") from error
 
 
-def _prediction(network, task):
-    """A function from images [B,H,W,3] to what the task gives of the network's logits: {name: tensor}."""
-    return lambda image: task.outputs(network(tf.cast(image, tf.float32), training=False)["logits"])
+def _prediction(network, task, size=None):
+    """A function from images [B,H,W,3] to what the task gives of the network's logits: {name: tensor}.
+
+    With a size the network reads the image at it, and its logits are enlarged to the image, as `predict` does.
+    """
+
+    def predict(image):
+        image = tf.cast(image, tf.float32)
+        logits = network(image if size is None else read_at(image, size), training=False)["logits"]
+        if size is not None:
+            logits = tf.image.resize(logits, tf.shape(image)[1:3])
+        return task.outputs(logits)
+
+    return predict
 
 
-def write_saved_model(network, path, task):
+def write_saved_model(network, path, task, size=None):
     """Write a SavedModel with three signatures, whose batch, height and width are free.
 
     serving_default: image uint8 [B,H,W,3] -> mask [B,H,W]; probabilities: the same image -> probabilities
@@ -125,7 +139,7 @@ def write_saved_model(network, path, task):
     pixels, numbers = task.served
     image = tf.TensorSpec([None, None, None, 3], tf.uint8, name="image")
     image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
-    predict = tf.function(_prediction(network, task), [image])  # traced once, shared by the signatures
+    predict = tf.function(_prediction(network, task, size), [image])  # traced once, shared by the signatures
 
     def serving_default(image):
         return {pixels: predict(image)[pixels]}
@@ -152,13 +166,13 @@ def write_saved_model(network, path, task):
     archive.write_out(str(path), verbose=False)
 
 
-def write_onnx(network, path, metadata, task):
+def write_onnx(network, path, metadata, task, size=None):
     """Write an ONNX file: image float32 [batch,height,width,3], RGB 0..255 -> the task's outputs by their names.
 
     metadata: JSON values, stored one by one as JSON text in the file's metadata_props.
     """
     image = tf.TensorSpec([None, None, None, 3], tf.float32, name="image")
-    model, _ = tf2onnx.convert.from_function(tf.function(_prediction(network, task)), [image], opset=OPSET)
+    model, _ = tf2onnx.convert.from_function(tf.function(_prediction(network, task, size)), [image], opset=OPSET)
     for value in [*model.graph.input, *model.graph.output]:
         dimensions = value.type.tensor_type.shape.dim[:3]
         for dimension, name in zip(dimensions, ("batch", "height", "width"), strict=True):
@@ -183,21 +197,19 @@ def _check_resizes(graph):
             raise ExportError(f"onnx: {node.name} resizes with {modes[0].decode()}, not with half_pixel")
 
 
-def export_run(run, score=None):
-    """Export the network of a run that ships, as its configuration says; {what: path}, empty if nothing was wanted.
-
-    score: what it scored, of which the files tell the first measure.
-    """
+def export_run(run):
+    """Export the network of a run that ships, as its configuration says; {what: path}, empty if nothing was wanted."""
     settings = run.settings
     if not (settings.export.saved_model or settings.export.onnx):
         return {}
-    measure = run.task.measures[0]
-    facts = {"method": settings.method.name, "step": run.step, measure: (score or {}).get(measure),
-             "input": "RGB 0..255, normalised inside"}  # fmt: skip
+    measure, scores = run.task.measures[0], run.folder / "metrics.json"
+    score = json.loads(scores.read_text())[measure] if scores.is_file() else None  # a cut run has none yet
+    facts = {"method": settings.method.name, "step": run.step, measure: score, "input": "RGB 0..255, normalised inside"}
     written = export(
         runs.plain_deployed(run), run.folder / "export", classes=list(settings.task.classes),
         palette=[list(colour) for colour in settings.task.palette], ignore_index=settings.task.ignore_index,
         task=run.task, saved_model=settings.export.saved_model, onnx=settings.export.onnx, metadata=facts,
+        size=runs.reading_size(settings),
     )  # fmt: skip
     return {name: written[name] for name in ("saved_model", "onnx") if name in written}
 

@@ -5,12 +5,9 @@ pictures and report -> SavedModel and ONNX. The same command again continues a r
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import tensorflow as tf
@@ -29,22 +26,28 @@ def fit(path, overrides=(), output_dir=None):
     source = runs.make_source(settings)
     settings = runs.with_classes(settings, source)
     run = runs.build(settings, folder, source)
-    runs.claim(folder, settings)
-    restored = run.checkpoints.restore()
-    if restored and run.step == settings.training.steps and (folder / "report.html").is_file():
-        print(f"{folder}: finished before, nothing to train")
-        exports = published(folder / "export")
-        if {name for name, wanted in settings.export if wanted} - exports.keys():
-            exports |= export.export_run(run, json.loads((folder / "metrics.json").read_text()))
-            report.write(folder)
-        announce(folder / "report.html", exports)
-        return folder
-    if restored:
-        print(f"{folder}: going on after step {run.step} of {settings.training.steps}")
-    tell(run.method)
-    seconds = train(run)
-    finish(run, seconds)
+    with runs.claim(folder, settings):
+        restored = run.checkpoints.restore()
+        done = restored and run.step == settings.training.steps
+        if done and all((folder / name).is_file() for name in ("metrics.json", "report.html")):
+            print(f"{folder}: finished before, nothing to train")
+            export_what_is_lacking(run)
+            return folder
+        if restored:
+            print(f"{folder}: going on after step {run.step} of {settings.training.steps}")
+        print(f"{settings.training.steps} steps on {source.labeled.count} labeled and {source.unlabeled.count} "
+              f"unlabeled images; scores every {settings.training.evaluate_every} steps", flush=True)  # fmt: skip
+        tell(run.method)
+        finish(run, train(run))
     return folder
+
+
+def export_what_is_lacking(run):
+    exports = published(run.folder / "export")
+    if {name for name, wanted in run.settings.export if wanted} - exports.keys():
+        exports |= export.export_run(run)
+        report.write(run.folder)
+    announce(run.folder / "report.html", exports)
 
 
 def default_folder(path):
@@ -119,7 +122,7 @@ def finish(run, seconds):
     runs.write_json(folder / "metrics.json", metrics)
     draw_examples(run)
     try:
-        exports = export.export_run(run, deployed)
+        exports = export.export_run(run)
     finally:  # an export that is refused takes neither scores nor pictures with it
         page = report.write(folder)
     print(f"{run.task.summary(deployed)} on {run.source.validation.count} validation images")
@@ -156,7 +159,11 @@ def main(arguments=None):
                         help="change one value of the file; any number of times")  # fmt: skip
     parser.add_argument("--output-dir", help="the run's folder (default: runs/<name of the file>)")
     given = parser.parse_args(arguments)
-    fit(given.config, given.set, given.output_dir)
+    try:
+        fit(given.config, given.set, given.output_dir)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -28,10 +28,11 @@ def structured_images(batch, height, width, seed=0):
     return np.clip(images + random.normal(0, 4, images.shape), 0, 255).astype(np.uint8)
 
 
-def check_parity(network, saved_model=None, onnx=None, sizes=PARITY_SIZES, task=None):
+def check_parity(network, saved_model=None, onnx=None, sizes=PARITY_SIZES, task=None, size=None):
     """Compare the files with the network in Keras on structured images, two at a time; raise ExportError.
 
-    saved_model, onnx: paths, or None to leave one out; sizes: (height, width) pairs. Probabilities may differ
+    saved_model, onnx: paths, or None to leave one out; sizes: (height, width) pairs; size: that at
+    which the network reads every image, or None. Probabilities may differ
     by TOLERANCE; masks must agree at MASK_AGREEMENT of the pixels, leaving out those whose two best classes
     this tolerance may swap. task: whose outputs the files have; by default the classes of segmentation. Of images the
     values may differ by TOLERANCE of their range, and 8-bit pixels must agree but for those that lie as near to where
@@ -47,7 +48,7 @@ def check_parity(network, saved_model=None, onnx=None, sizes=PARITY_SIZES, task=
     rows = []
     for height, width in sizes:
         images = structured_images(2, height, width)
-        logits = network(tf.cast(images, tf.float32), training=False)["logits"]
+        logits = _logits(network, tf.cast(images, tf.float32), size)
         expected = (task.outputs(logits)[names[1]] if task else tf.nn.softmax(logits)).numpy()
         for name, run in runtimes.items():
             row = {"runtime": name, "height": height, "width": width}
@@ -55,6 +56,14 @@ def check_parity(network, saved_model=None, onnx=None, sizes=PARITY_SIZES, task=
             _require_parity(row)
             rows.append(row)
     return rows
+
+
+def _logits(network, images, size):
+    """What `predict` computes, by TensorFlow's own resizing."""
+    if size is None:
+        return network(images, training=False)["logits"]
+    read = tf.image.resize(images, size, antialias=True)
+    return tf.image.resize(network(read, training=False)["logits"], images.shape[1:3])
 
 
 def _saved_model_runtime(path, pixels, numbers):

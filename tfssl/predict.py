@@ -1,13 +1,14 @@
 """python -m tfssl.predict RUN IMAGES...: what the network of a run makes of image files, as PNG files."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from tfssl import errors, pictures, runs
-from tfssl.data.check import decode_image
+from tfssl.data.check import decode_image, inspect
 
 
 def predict(run, paths, folder, size=None):
@@ -21,9 +22,9 @@ def predict(run, paths, folder, size=None):
     except OSError as error:
         raise errors.UserError(f"{folder}: cannot write there ({error.strerror}); choose --output") from None
     palette, ignore = run.settings.task.palette, run.settings.task.ignore_index
-    images = read_all(paths)
-    for path, name in zip(paths, distinct_names(paths), strict=True):
-        image = images[path]
+    refuse_bad(paths)
+    for path, name in distinct_names(paths).items():
+        image = np.asarray(decode_image(path.read_bytes()))
         found = segment(run, image, size)
         if run.task.has_classes:
             pictures.save_palette_png(folder / f"{name}_mask.png", found, palette, ignore)
@@ -43,25 +44,29 @@ def segment(run, image, size=None):
     return run.task.decode(tf.image.resize(logits, image.shape[:2]))[0].numpy()
 
 
-def read_all(paths):
-    """{path: uint8 [H,W,3]}; all files that cannot be read are named, before anything is written."""
-    images, bad = {}, []
+def refuse_bad(paths):
+    """All files that training would not read either are named, before anything is written."""
+    bad = []
     for path in paths:
         try:
-            images[path] = np.asarray(decode_image(path.read_bytes()))
+            problem = inspect(path.read_bytes(), "image").problem
         except OSError as error:
-            bad.append(f"{path}: {error.strerror}")
-        except (ValueError, tf.errors.OpError) as error:
-            bad.append(f"{path}: {str(error).splitlines()[0]}")
+            problem = error.strerror
+        bad += [f"{path}: {problem}"] if problem else []
     if bad:
-        raise errors.UserError(f"{len(bad)} of {len(paths)} images cannot be read: they must be JPEG or PNG files", bad)
-    return images
+        raise errors.UserError(f"{len(bad)} of {len(paths)} images cannot be used, see above", bad)
 
 
 def distinct_names(paths):
-    """A name for each file; files of one name in several folders get their number in the list too."""
-    stems = [path.stem for path in paths]
-    return [stem if stems.count(stem) == 1 else f"{stem}_{number}" for number, stem in enumerate(stems)]
+    """{path: name} of each file once: its own name, preceded by that of its folder where several have the same."""
+    stems = Counter(path.stem for path in dict.fromkeys(paths))
+    names = {}
+    for path in sorted(dict.fromkeys(paths), key=lambda path: stems[path.stem]):  # plain names are taken first
+        name = path.stem if stems[path.stem] == 1 else f"{path.resolve().parent.name}_{path.stem}"
+        while name in names.values():
+            name += "_"
+        names[path] = name
+    return names
 
 
 def main(arguments=None):
@@ -72,7 +77,7 @@ def main(arguments=None):
     parser.add_argument("--set", action="append", default=[], metavar="A.B=JSON", help="change the run's configuration")
     given = parser.parse_args(arguments)
     run = runs.reopen(given.run, given.set, data=False)
-    size = run.settings.data.model_extra.get("size") if run.settings.data.source == "split_lists" else None
+    size = runs.reading_size(run.settings)
     print(f"wrote {predict(run, given.images, given.output or given.run / 'predictions', size)}")
 
 

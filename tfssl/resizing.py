@@ -29,6 +29,23 @@ def pick_like(values, like):
     return values
 
 
+def read_at(image, size):
+    """image float [B,H,W,C] at size (h, w), as images are read for training: bilinear, with antialiasing.
+
+    What `tf.image.resize(antialias=True)` gives, as matrix products with dynamic sizes: its own operation has no
+    counterpart in ONNX.
+    """
+    for axis, new in ((1, size[0]), (2, size[1])):
+        old = tf.shape(image)[axis]
+        step = tf.cast(old, tf.float32) / new
+        centres = (tf.range(new, dtype=tf.float32) + 0.5) * step - 0.5
+        distance = tf.abs(centres[:, None] - tf.cast(tf.range(old), tf.float32)) / tf.maximum(step, 1.0)
+        weight = tf.nn.relu(1.0 - distance)
+        weight /= tf.reduce_sum(weight, axis=1, keepdims=True)
+        image = tf.einsum("ij,bjwc->biwc" if axis == 1 else "ij,bhjc->bhic", weight, image)
+    return image
+
+
 def _samples_coincide(old, new):
     """Whether some of `new` samples lie exactly on one of `old`.
 

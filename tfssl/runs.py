@@ -1,7 +1,10 @@
 """A run: what one configuration builds (data, networks, method, optimizer), and the folder it lives in."""
 
+import contextlib
+import fcntl
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +72,7 @@ def make_source(settings):
         own |= {key: getattr(settings.task, key) for key in FROM_TASK}
         if not settings.task.classes:
             raise UserError("task.classes: name the classes of your labels, in the order of their values")
+        _refuse_ignored_class(settings.task.ignore_index, settings.task.classes)
     source = SOURCES[settings.data.source](**own)
     refuse_other_task(settings, source.task)
     return source
@@ -80,8 +84,17 @@ def refuse_other_task(settings, name):
                         f"for {name}: set task.name to that")  # fmt: skip
 
 
+def _refuse_ignored_class(ignore_index, classes):
+    if len(classes) > 255:
+        raise UserError(f"task.classes: 8-bit labels tell at most 255 classes apart, not {len(classes)}")
+    if ignore_index < len(classes):
+        raise UserError(f"task.ignore_index is {ignore_index}, the number of the class {classes[ignore_index]!r}; "
+                        f"choose one from {len(classes)} to 255")  # fmt: skip
+
+
 def with_classes(settings, source):
     """The settings with the classes and colours that the source brings."""
+    _refuse_ignored_class(settings.task.ignore_index, source.classes)
     task = settings.task.model_copy(update={"classes": list(source.classes), "palette": list(source.palette)})
     return settings.model_copy(update={"task": task})
 
@@ -142,7 +155,8 @@ def make_networks(settings, count, classes):
         wanted = wanted * count
     if len(wanted) != count:
         name = settings.method.name
-        raise UserError(f"networks: {name} trains {count}, but the list has {len(wanted)}; give 1 or {count}")
+        raise UserError(f"networks: {name} trains {count}, but the list has {len(wanted)}; give "
+                        + ("1" if count == 1 else f"1 or {count}"))  # fmt: skip
     return [
         networks.build(network.name, classes=classes, seed=1000 * settings.seed + number, **network.model_extra)
         for number, network in enumerate(wanted)
@@ -191,6 +205,11 @@ def reopen(folder, overrides=(), data=True):
     return run
 
 
+def reading_size(settings):
+    """(height, width) that images are resized to when they are read; None where each keeps its own."""
+    return settings.data.model_extra.get("size") if settings.data.source == "split_lists" else None
+
+
 def plain_deployed(run):
     """The network that ships as a float32 network outside any strategy, whatever it was trained as."""
     keras.mixed_precision.set_global_policy("float32")
@@ -200,17 +219,33 @@ def plain_deployed(run):
     return network
 
 
+@contextlib.contextmanager
 def claim(folder, settings):
-    """Make the run's folder, or go on with the one there, which must hold the same configuration."""
+    """Make the run's folder, or go on with the one there, which must hold the same configuration; alone in it."""
     path = folder / "config.json"
     content = settings.model_dump(mode="json")
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, held)
+            _lock(folder, held)
+            if path.is_file():
+                _refuse_change(folder, config.read_json(path), content)
+            write_json(path, content)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot write the run there ({error.strerror}); choose --output-dir") from None
+        yield
+
+
+def _lock(folder, held):
+    """Keep all other processes out, until the folder's descriptor `held` is closed or this process ends."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            _refuse_change(folder, config.read_json(path), content)
-        write_json(path, content)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write the run there ({error.strerror}); choose --output-dir") from None
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{folder}: another process is training there; wait, or choose --output-dir") from None
+    except OSError:
+        print(f"warning: {folder}: its disk knows no locks; see that no other process trains there", file=sys.stderr)
 
 
 def _refuse_change(folder, before, now):

@@ -24,9 +24,10 @@ from PIL import Image
 from tfssl.errors import UserError
 
 MOST_PIXELS = 64_000_000  # a PNG of a few kilobytes can decode to gigabytes
-CACHE_FORMAT = f"1, TensorFlow {tf.__version__}"  # another decoder may judge otherwise: forget everything
+CACHE_FORMAT = f"2, TensorFlow {tf.__version__}"  # another decoder may judge otherwise: forget everything
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 GRAY, PALETTE = 0, 3  # the PNG colour types an index label may have
+ORIENTATION, UPRIGHT = 0x0112, (None, 0, 1)  # the EXIF tag of a picture that is to be turned, and where it is not
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def inspect(contents, role):
             raise BadFile(f"has {height} x {width} pixels, more than {MOST_PIXELS // 10**6} million")
         if role == "image":
             decode_image(contents)
+            _refuse_turned(contents)
             return Finding(height, width)
         Image.open(io.BytesIO(contents)).verify()  # checksums, which decoding alone passes over
         counts = np.bincount(decode_label(contents).ravel())
@@ -87,6 +89,14 @@ def inspect(contents, role):
         raise
     except Exception:  # decoders raise whatever they like on garbage
         return Finding(problem="is corrupt or cut short: it cannot be decoded")
+
+
+def _refuse_turned(contents):
+    """TensorFlow's decoder gives the stored pixels, viewers and labelling tools the turned picture."""
+    with Image.open(io.BytesIO(contents)) as image:
+        orientation = image.getexif().get(ORIENTATION)
+    if orientation not in UPRIGHT:
+        raise BadFile(f"is to be turned when shown (EXIF orientation {orientation}); save it upright")
 
 
 def _size_in_header(contents, role):
@@ -228,6 +238,22 @@ def _problems(pair, findings, classes, ignore_index, must_teach):
         yield pair.label_name, f"has no labeled pixel: all are task.ignore_index {ignore_index}"
 
 
+def _no_class_at_all(usable, findings, ignore_index):
+    """The evaluation sets in which every label ignores every pixel, so that there would be nothing to score."""
+    for name in ("validation", "test", "held_out"):
+        labels = [findings["label", pair.label] for pair in usable.get(name, ())]
+        if labels and all(list(label.values) == [ignore_index] for label in labels):
+            yield f"data.{name}: every pixel of every label is task.ignore_index {ignore_index}"
+
+
+def _warn_of_absent_classes(pairs, findings, classes):
+    shown = {value for pair in pairs for value in findings["label", pair.label].values}
+    absent = [str(value) for value in range(classes) if value not in shown]
+    if absent:
+        print(f"warning: no label of data.labeled shows {', '.join(absent)} of task.classes (counted from 0): nothing "
+              "can be learned of them", file=sys.stderr)  # fmt: skip
+
+
 def check(sets, *, root, classes, ignore_index, on_bad_file, cache=None):
     """Check every image and label of `sets` ({name: list of Pair}); return the sets that can be used.
 
@@ -256,6 +282,11 @@ def check(sets, *, root, classes, ignore_index, on_bad_file, cache=None):
             lines,
         )
     _report_skipped(sets, usable, lines)
+    unscored = list(_no_class_at_all(usable, findings, ignore_index))
+    if unscored:
+        raise UserError("evaluation needs labels, see above", unscored)
+    if usable.get("labeled"):
+        _warn_of_absent_classes(usable["labeled"], findings, classes)
     return usable
 
 

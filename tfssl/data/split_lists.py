@@ -1,8 +1,9 @@
 """Images and labels named by text files, as the splits of VOC and Cityscapes are published.
 
 A list has one example a line, `IMAGE LABEL`, relative to the root (a leading "/" too, as in some published
-lists); blank lines and lines beginning with "#" are passed over. An unlabeled list may name labels, but
-they are dropped here, as text: nothing in the program has a way to those files.
+lists), with a TAB after IMAGE where names have spaces; blank lines and lines beginning with "#" are passed
+over. An unlabeled list may name labels, but they are dropped here, as text: nothing in the program has a way
+to those files.
 """
 
 import os
@@ -11,6 +12,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Literal
 
+import pydantic
 import tensorflow as tf
 
 from tfssl.data.check import Pair, check, decode_image, decode_label
@@ -29,7 +31,7 @@ def split_lists(
     test: str | None = None,
     held_out: str | None = None,
     partition: str | None = None,
-    size: tuple[int, int] | None = None,
+    size: tuple[pydantic.PositiveInt, pydantic.PositiveInt] | None = None,
     flips: bool = True,
     on_bad_file: Literal["fail", "skip"] = "fail",
     classes: tuple[str, ...],
@@ -44,8 +46,6 @@ def split_lists(
     size: (height, width) in pixels that every image is resized to; None keeps each image's own.
     on_bad_file: "fail" or "skip", see tfssl.data.check.check.
     """
-    if size is not None and min(size) < 1:
-        raise UserError(f"data.size is {list(size)}; it must be [height, width] in pixels, or null")
     if palette is not None and len(palette) != len(classes):
         raise UserError(f"task.palette has {len(palette)} colours for {len(classes)} task.classes")
     if not os.path.isdir(root):
@@ -123,23 +123,41 @@ def _read_list(root, name, path, complaints):
     except (OSError, ValueError) as error:
         raise UserError(f"data.{name}: the list {path} cannot be read as text ({error})") from error
     for number, line in enumerate(lines, start=1):
-        words = line.split()
+        words = _words(line)
         if not words or words[0].startswith("#"):
             continue
         where = f"data.{name}: {path}, line {number}"
         if "\0" in line or len(words) > 2 or (len(words) == 1 and name != "unlabeled"):
             expected = "IMAGE, or IMAGE LABEL" if name == "unlabeled" else "IMAGE LABEL"
-            complaints.append(f"{where}: expected {expected}, found {line.strip()!r}")
+            hint = " (with a TAB after IMAGE where names have spaces)" if len(words) > 2 else ""
+            complaints.append(f"{where}: expected {expected}{hint}, found {line.strip()!r}")
             continue
         if name == "unlabeled":
             words = words[:1]  # from here on the label is unknown to the program
-        names = [word.lstrip("/") for word in words]
+        names = [_relative(root, word) for word in words]
         files = [os.path.realpath(os.path.join(root, word)) for word in names]
-        outside = [word for word, file in zip(words, files, strict=True) if not _is_inside(file, root)]
-        complaints += [f"{where}: {word} leads outside of data.root" for word in outside]
+        outside = [(word, file) for word, file in zip(names, files, strict=True) if not _is_inside(file, root)]
+        complaints += [f"{where}: {_outside(root, word, file)}" for word, file in outside]
         if not outside:
             label_name, label = (names[1], files[1]) if len(words) == 2 else (None, None)
             yield Pair(names[0], files[0], label_name, label)
+
+
+def _words(line):
+    """The names in a line: parted by TABs if there is one, else by any space."""
+    words = line.split("\t") if "\t" in line else line.split()
+    return [word.strip() for word in words if word.strip()]
+
+
+def _relative(root, word):
+    """A name relative to the root; one that is written in full may be inside of it."""
+    return os.path.relpath(word, root) if _is_inside(word, root) else word.lstrip("/")
+
+
+def _outside(root, word, file):
+    linked = _is_inside(os.path.normpath(os.path.join(root, word)), root)
+    by = f" by a symbolic link, to {file}; set data.root to a folder above both" if linked else ""
+    return f"{word} leads outside of data.root{by}"
 
 
 def _is_inside(path, root):
