@@ -54,7 +54,7 @@ def test_the_run_folder_is_complete(finished):
     _, folder = finished
     names = {path.name for path in folder.iterdir()}
     assert names == {"config.json", "history.csv", "evaluations.csv", "metrics.json", "checkpoints", "tensorboard",
-                     "report.html", "pictures", "export"}  # fmt: skip
+                     "alarms.csv", "report.html", "pictures", "export"}  # fmt: skip
     assert (folder / "export" / "saved_model" / "1" / "saved_model.pb").is_file()
     assert (folder / "export" / "onnx" / "model.onnx").is_file()
     assert {path.name for path in (folder / "pictures").iterdir()} == {"example_00.png", "example_01.png"}
