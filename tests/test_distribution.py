@@ -70,6 +70,7 @@ def in_turn(name, batch, **options):
     restore()
     for memory, values in zip(memories, after_first, strict=True):
         memory.set_weights(values)
+    replica.assign(1)
     step(method, half(batch, 1))
     return mean(*logged), mean(*networks), [memory.get_weights() for memory in memories]
 
