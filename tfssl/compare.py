@@ -38,22 +38,24 @@ class Candidate:
 
 def compare(paths, seeds, folder, on="test", twin=None, overrides=()):
     """Train, score and compare the configurations; the folder with comparison.md, .csv and .png."""
-    candidates = [prepare(path, overrides) for path in paths]
+    candidates = [prepare(path, overrides, on) for path in paths]
     refuse_unlike(candidates)
     twin = choose_twin(candidates, twin)
     for seed in seeds:
         for candidate in candidates:
             candidate.folders[seed] = folder / f"{candidate.name}_{seed}"
             finish(candidate, seed, on, overrides)
-    task = runs.make_task(candidates[0].settings)
+    task = runs.make_task(candidates[0].settings.task)
     rows = [row(candidate, twin, task) for candidate in candidates]
     write(rows, folder, heading(candidates, seeds, on, task, twin))
     return folder
 
 
-def prepare(path, overrides):
+def prepare(path, overrides, on):
     settings = runs.resolve(config.load(path, overrides), path)
     source = runs.make_source(settings)  # mistakes in the data are told before the first hour of training
+    if getattr(source, on) is None:
+        raise UserError(f"{path}: its data has no {on} set; name one in data.{on}, or choose another by --on")
     return Candidate(Path(path).stem, str(path), runs.with_classes(settings, source))
 
 
@@ -64,12 +66,16 @@ def refuse_unlike(candidates):
         raise UserError(f"two configurations have one name ({', '.join(names)}): rename a file")
     for other in candidates[1:]:
         for section in (*SAME, "training"):
-            one, two = (getattr(each.settings, section).model_dump(mode="json") for each in (first, other))
-            if section == "training":
-                one, two = {"steps": one["steps"]}, {"steps": two["steps"]}
+            one, two = (section_of(each, section) for each in (first, other))
             if one != two:
                 raise UserError(f"{other.path}: {runs.difference(section, one, two)} as in {first.path}; a comparison "
                                 "needs the same data, steps and evaluation")  # fmt: skip
+
+
+def section_of(candidate, section):
+    """What must agree of a section, as JSON: of `training` the steps alone."""
+    values = getattr(candidate.settings, section).model_dump(mode="json")
+    return {"steps": values["steps"]} if section == "training" else values
 
 
 def choose_twin(candidates, name):

@@ -9,9 +9,11 @@ import tensorflow as tf
 
 from tfssl import errors, runs
 
+SETS = ("validation", "test", "held_out")
 
-def scorer(predict, examples, task):
-    """A function without arguments: the scores of `predict` over all examples, as task.scores gives them.
+
+def tallier(predict, examples, task):
+    """A function without arguments: what each example adds to the tally of `predict`, an array [N, ...].
 
     predict: image [1,H,W,3] -> logits [1,H,W,C], traced once, however often the scores are asked for. Logits are
     enlarged (bilinearly) to the label's size before the class is taken: the published protocol at original image
@@ -25,10 +27,13 @@ def scorer(predict, examples, task):
         logits = tf.image.resize(tf.cast(logits, tf.float32), tf.shape(label)[:2], method="bilinear")
         return task.tally(label, task.decode(logits)[0])
 
-    def scores():
-        return task.scores(sum(tally(tf.constant(index, tf.int64)).numpy() for index in range(examples.count)))
+    return lambda: np.stack([tally(tf.constant(index, tf.int64)).numpy() for index in range(examples.count)])
 
-    return scores
+
+def scorer(predict, examples, task):
+    """A function without arguments: the scores of `predict` over all examples, as task.scores gives them."""
+    tallies = tallier(predict, examples, task)
+    return lambda: task.scores(tallies().sum(0))
 
 
 def score_networks(networks, examples, task):
@@ -72,20 +77,30 @@ def watcher(method, examples, task, most=64):
     return watch
 
 
+def write_tallies(path, tallies):
+    """Image by image what the score of the network that ships is made of, for intervals over images; whole or not."""
+    partial = path.with_name(f".partial-{path.name}")
+    np.save(partial, tallies)
+    partial.replace(path)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m tfssl.evaluate", description=__doc__)
     parser.add_argument("run", type=Path, help="the folder of a finished or interrupted run")
-    parser.add_argument("--on", default="validation", choices=["validation", "test", "held_out"])
+    parser.add_argument("--on", default="validation", choices=SETS)
     parser.add_argument("--set", action="append", default=[], metavar="A.B=JSON", help="change the run's configuration")
     given = parser.parse_args(arguments)
     run = runs.reopen(given.run, given.set)
     examples = getattr(run.source, given.on)
     if examples is None:
         raise errors.UserError(f"{given.run}: its data has no {given.on} set; name one in data.{given.on}")
+    scored = run.method.scored
+    tallies = {role: tallier(logits_of(network), examples, run.task)() for role, network in scored.items()}
     result = {"on": given.on, "images": examples.count, "step": run.step,
-              "networks": score_networks(run.method.scored, examples, run.task)}  # fmt: skip
+              "networks": {role: run.task.scores(tally.sum(0)) for role, tally in tallies.items()}}  # fmt: skip
     path = given.run / f"metrics_{given.on}.json"
     runs.write_json(path, result)
+    write_tallies(given.run / f"tallies_{given.on}.npy", next(iter(tallies.values())))
     for role, score in result["networks"].items():
         print(f"{role:12s} {run.task.summary(score)}")
     print(json.dumps({"wrote": str(path)}))

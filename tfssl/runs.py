@@ -251,15 +251,15 @@ def _lock(folder, held):
 def _refuse_change(folder, before, now):
     for section in now:
         if section not in FREE_TO_CHANGE and before.get(section) != now[section]:
-            raise UserError(f"{folder}: holds a run whose {_difference(section, before.get(section), now[section])}; "
+            raise UserError(f"{folder}: holds a run whose {difference(section, before.get(section), now[section])}; "
                             "choose another --output-dir, or delete that folder")  # fmt: skip
 
 
-def _difference(place, before, now):
+def difference(place, before, now):
     if isinstance(before, dict) and isinstance(now, dict):
         for key in {**before, **now}:
             if before.get(key) != now.get(key):
-                return _difference(f"{place}.{key}", before.get(key), now.get(key))
+                return difference(f"{place}.{key}", before.get(key), now.get(key))
     return f"{place} is {json.dumps(before)}, not {json.dumps(now)}"
 
 

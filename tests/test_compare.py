@@ -1,0 +1,143 @@
+"""The comparison of methods: its numbers against slow versions, its table, and that it goes on where it was cut."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from tests.networks_for_tests import CLASSES
+from tests.runs_for_tests import configuration, surroundings, write_configuration, write_data
+from tfssl import compare, errors, evaluate, fit
+from tfssl.errors import UserError
+from tfssl.tasks import Segmentation
+
+TASK = Segmentation(["sky", "road"])
+
+
+@pytest.fixture(autouse=True)
+def tiny_surroundings(tmp_path):
+    with surroundings(tmp_path):
+        yield
+
+
+def tallies(generator, images=30, right=0.8):
+    """Confusion matrices [N, 2, 2] of images of 100 pixels, of which about `right` are predicted as they are."""
+    hit = generator.binomial(50, right, [images, 2])
+    return np.stack([np.stack([hit[:, 0], 50 - hit[:, 0]], -1), np.stack([50 - hit[:, 1], hit[:, 1]], -1)], 1)
+
+
+def miou(total):
+    return TASK.scores(total)["miou"]
+
+
+def test_bootstrap_against_a_loop_over_drawn_images():
+    generator = np.random.default_rng(0)
+    first, second = [tallies(generator, right=0.82) for _ in range(2)], [tallies(generator) for _ in range(2)]
+    gain, low, high = compare.paired_bootstrap(first, second, miou, resamples=400)
+    slow = []
+    for _ in range(400):
+        drawn = generator.integers(0, 30, 30)
+        pairs = zip(first, second, strict=True)
+        slow.append(np.mean([miou(one[drawn].sum(0)) - miou(other[drawn].sum(0)) for one, other in pairs]))
+    assert gain == pytest.approx(np.mean([miou(a.sum(0)) - miou(b.sum(0)) for a, b in zip(first, second, strict=True)]))
+    np.testing.assert_allclose([low, high], np.percentile(slow, [2.5, 97.5]), atol=0.006)
+    assert low < gain < high
+
+
+def test_bootstrap_is_paired():
+    """The same errors on both sides, whatever images are drawn, make no difference at all."""
+    generator = np.random.default_rng(1)
+    one = tallies(generator, right=0.6)
+    assert compare.paired_bootstrap([one], [one], miou, resamples=50) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,1", "-1", "1.5"])
+def test_seeds_that_are_none(text):
+    with pytest.raises(UserError, match="--seeds"):
+        compare.seeds_of(text)
+    assert compare.seeds_of("3,0") == [3, 0]
+
+
+@pytest.fixture
+def paths(tmp_path):
+    root = write_data(tmp_path / "data")
+    contents = {
+        "labels_alone": configuration(root, training={"steps": 3}),
+        "teacher": configuration(root, method={"name": "mean_teacher"}, training={"steps": 3}),
+    }
+    return [write_configuration(tmp_path / f"{name}.json", content) for name, content in contents.items()]
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The commands of a comparison, run in this process; "stop" in the list ends it before the next one."""
+    commands = {"tfssl.fit": fit.main, "tfssl.evaluate": evaluate.main}
+    calls = []
+
+    def call(module, *arguments):
+        calls.append((module, *map(str, arguments)))
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        commands[module]([str(argument) for argument in arguments])
+
+    monkeypatch.setattr(compare, "in_a_process", call)
+    return calls
+
+
+def test_a_comparison_that_is_cut_goes_on_without_repeating_a_finished_run(paths, tmp_path, called, capsys):
+    folder = tmp_path / "comparison"
+    with pytest.raises(KeyboardInterrupt):
+        compare.compare(paths, [0, 1], folder, on="validation")
+    assert [call[0] for call in called] == ["tfssl.fit", "tfssl.evaluate"] * 3
+    done = [call[1] for call in called if call[0] == "tfssl.evaluate"][:2]
+    before = len(called)
+    compare.compare(paths, [0, 1], folder, on="validation")
+    later = called[before:]
+    assert [call[0] for call in later] == ["tfssl.fit", "tfssl.evaluate"] * 2  # the cut one, and the one never begun
+    assert not set(done) & {word for call in later for word in call}
+    check_table(folder, capsys.readouterr().out)
+    compare.compare(paths, [0, 1], folder, on="validation")
+    assert len(called) == before + 4
+
+
+def check_table(folder, printed):
+    text = (folder / "comparison.md").read_text()
+    assert text in printed and (folder / "comparison.png").stat().st_size > 5000
+    with open(folder / "comparison.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["method"], second["method"]) == ("labels_alone", "teacher") and first["gain"] == ""
+    scores = {name: [json.loads((folder / f"{name}_{seed}" / "metrics.json").read_text())["miou"] for seed in (0, 1)]
+              for name in ("labels_alone", "teacher")}  # fmt: skip
+    for row in (first, second):
+        np.testing.assert_allclose(float(row["mean"]), np.mean(scores[row["method"]]), rtol=1e-5)
+        np.testing.assert_allclose(float(row["deviation"]), np.std(scores[row["method"]], ddof=1), rtol=1e-4)
+    expected = np.mean(scores["teacher"]) - np.mean(scores["labels_alone"])
+    np.testing.assert_allclose(float(second["gain"]), expected, atol=1e-6)
+    assert float(second["low"]) <= float(second["gain"]) <= float(second["high"])
+    assert f"| teacher | {100 * np.mean(scores['teacher']):.2f} ± " in text and "gain over labels_alone" in text
+
+
+def fails(capsys, *arguments):
+    with pytest.raises(SystemExit) as end:
+        errors.run(compare.main, [str(argument) for argument in arguments])
+    assert end.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_cannot_be_compared(paths, tmp_path, capsys, called):
+    content = json.loads(paths[1].read_text())
+    other = write_configuration(tmp_path / "longer.json", content | {"training": {**content["training"], "steps": 4}})
+    last = fails(capsys, *paths, other, "--on", "validation")
+    assert "longer.json" in last and "training.steps is 3, not 4" in last
+    other = write_configuration(tmp_path / "cropped.json", content | {"data": {**content["data"], "crop": [24, 24]}})
+    assert "data.crop" in fails(capsys, paths[0], other, "--on", "validation")
+    assert "data.test" in fails(capsys, *paths)
+    assert "one name" in fails(capsys, paths[0], paths[0], "--on", "validation")
+    assert "--against" in fails(capsys, *paths, "--on", "validation", "--against", "nobody")
+    assert called == [] and len(CLASSES) == 3
+
+
+def test_a_command_that_fails_ends_the_comparison(tmp_path, capsys):
+    with pytest.raises(UserError, match="tfssl.fit nowhere.json ended with status 2, see above"):
+        compare.in_a_process("tfssl.fit", "nowhere.json")
