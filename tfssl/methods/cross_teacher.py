@@ -197,7 +197,7 @@ class CrossTeacher(SemiSupervised):
     def refuse_overflow(self, images):
         """A bank must have room for all keys of a step, those of all replicas."""
         most = images * self.quota * tf.distribute.get_strategy().num_replicas_in_sync
-        if self.banks and most > self.banks[0].value.shape[1]:
+        if self.banks and most > self.banks[0].capacity.min():
             raise UserError(f"method.memory_size: a step may bring {most} keys of a class (training.labeled_batch "
                             "times method.quota); let it be as large, or 0")  # fmt: skip
 
