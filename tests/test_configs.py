@@ -33,7 +33,7 @@ def test_every_configuration_is_valid_and_in_the_order_of_the_data(path):
 
 @pytest.mark.parametrize(
     ("folder", "names"),
-    [("configs", {"gct", "guided_mean_teacher"}), ("configs/camvid", set()), ("configs", None)],
+    [("configs", {"adversarial", "gct", "guided_mean_teacher"}), ("configs/camvid", set()), ("configs", None)],
 )
 def test_the_yardsticks_differ_from_the_main_job_in_the_method_alone(folder, names):
     def rest(path):

@@ -4,6 +4,7 @@ Letters: B images, H x W pixels, h x w feature pixels, C classes, D feature chan
 only pixels that count: a loss over no pixel at all is 0, not NaN. Everything is computed in float32.
 """
 
+from tfssl.losses.adversarial import adversarial, discrimination
 from tfssl.losses.flaws import (
     dynamic_consistency,
     flaw_correction,
@@ -25,9 +26,11 @@ from tfssl.losses.pixels import (
 from tfssl.losses.prototypes import class_confidence, prototype_means, rectify
 
 __all__ = [
+    "adversarial",
     "class_confidence",
     "confident",
     "cross_entropy",
+    "discrimination",
     "dynamic_consistency",
     "entropy",
     "flaw_correction",
