@@ -81,6 +81,14 @@ CONTRACTS = {
         shown={**SMALL, "consistency_weight": 1.0}, sees_all=True,
         noisy=("total_variation", "used_pixels", "corrected_pixels"),
     ),
+    "adversarial": Contract(
+        taught={**dict.fromkeys(("supervised", "adversarial_labeled", "adversarial_unlabeled", "semi"), "network"),
+                "discriminator": "discriminator"},
+        follows={"average": "network"}, learner="network",
+        alone={"labeled_adversarial_weight": 0.0, "unlabeled_adversarial_weight": 0.0, "semi_weight": 0.0},
+        shown={"warm_up": 0, "discriminator_width": 4, "ema_decay": 0.9, "labeled_adversarial_weight": 0.1,
+               "unlabeled_adversarial_weight": 0.1}, sees_all=True,
+    ),
     "guided_mean_teacher": Contract(
         taught={**STUDENT, "detector": "flaw_detector"}, follows=TEACHER, learner="student",
         alone={"consistency_weight": 0.0}, shown=SMALL, sees_all=True, noisy=("used_pixels",),

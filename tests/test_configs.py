@@ -32,7 +32,7 @@ def test_every_configuration_is_valid_and_in_the_order_of_the_data(path):
 
 
 YARDSTICKS = {"cutmix", "mean_teacher", "robust_mutual", "supervised"}
-METHODS_OF = {"configs": YARDSTICKS | {"cross_teacher", "gct", "gta", "guided_mean_teacher", "u2pl"},
+METHODS_OF = {"configs": YARDSTICKS | {"adversarial", "cross_teacher", "gct", "gta", "guided_mean_teacher", "u2pl"},
               "configs/camvid": YARDSTICKS}  # fmt: skip
 
 

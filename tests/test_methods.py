@@ -294,10 +294,12 @@ def test_degenerate_batches_are_finite(name):
 def rename_classes(method, order):
     """Call class c order[c] in all that a method holds."""
     places = np.argsort(order)
-    for head in method.heads.values():  # they see the image and a prediction with a channel for each class
+    for (
+        head
+    ) in method.heads.values():  # they see a prediction with a channel for each class, and maybe the image before it
         first = next(layer for layer in head.layers if layer.weights)
-        if first.kernel.shape[-2] == 3 + len(places):
-            first.kernel.assign(tf.gather(first.kernel, [0, 1, 2, *(3 + places)], axis=-2))
+        others = first.kernel.shape[-2] - len(places)
+        first.kernel.assign(tf.gather(first.kernel, [*range(others), *(others + places)], axis=-2))
     for network in all_networks(method).values():
         if network in method.heads.values():
             continue

@@ -68,6 +68,17 @@ def test_mutual_learning_cut_in_every_phase_goes_on_to_the_same_bits(root, tmp_p
     assert [row["step"] for row in table(cut / "evaluations.csv")] == ["4", "8", "10"]
 
 
+def test_a_detector_with_an_optimizer_of_its_own_goes_on_to_the_same_bits(root, tmp_path):
+    method = {"name": "gct", "ramp_up": 4, "detector_width": 4, "detector_stride": 8}
+    training = {"steps": 6, "checkpoint_every": 2}
+    path = write_configuration(tmp_path / "run.json", configuration(root, method=method, training=training))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    expected = fit_and_hold(path, whole)
+    fit_and_cut(path, cut, 5)
+    assert_same_bits(expected, fit_and_hold(path, cut))
+    assert_same_run(whole, cut)
+
+
 @pytest.mark.parametrize("method", [{"name": "supervised"}, {"name": "cutmix"}, MUTUAL])
 def test_a_reopened_run_holds_every_value_of_the_one_that_was_trained(root, tmp_path, method):
     training = {"steps": 5, "log_every": 3}  # the meters hold something after the last row but one

@@ -28,3 +28,17 @@ def flaw_detector(channels, *, width=64, stride=32):
     return keras.Model(
         inputs, keras.layers.Activation("linear", dtype="float32", name="flaws")(x), name="flaw_detector"
     )
+
+
+def discriminator(channels, *, width=64):
+    """The discriminator of AdvSSL (Hung et al., BMVC 2018, section 3.2): [B, H, W, channels] -> logits [B, h, w, 1].
+
+    Five convolutions of 4 x 4 and stride 2 with 64-128-256-512-1 filters, leaky ReLU of 0.2 between, no batch norm.
+    Whoever calls it enlarges the map to H x W. width: filters of the first, of which the others are multiples.
+    """
+    inputs = x = keras.Input((None, None, channels), name="prediction")
+    for number, filters in enumerate((width, 2 * width, 4 * width, 8 * width), start=1):
+        x = keras.layers.Conv2D(filters, 4, strides=2, padding="same", name=f"convolution_{number}")(x)
+        x = keras.layers.LeakyReLU(negative_slope=0.2, name=f"leaky_{number}")(x)
+    x = keras.layers.Conv2D(1, 4, strides=2, padding="same", name="convolution_5")(x)
+    return keras.Model(inputs, keras.layers.Activation("linear", dtype="float32", name="real")(x), name="discriminator")

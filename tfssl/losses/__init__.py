@@ -4,6 +4,10 @@ Letters: B images, H x W pixels, h x w feature pixels, C classes, D feature chan
 only pixels that count: a loss over no pixel at all is 0, not NaN. Everything is computed in float32.
 """
 
+from tfssl.losses.adversarial import (
+    adversarial,
+    discrimination,
+)
 from tfssl.losses.contrast import (
     adaptive_weight,
     binary_contrast,
@@ -60,6 +64,7 @@ from tfssl.losses.reweighting import (
 
 __all__ = [
     "adaptive_weight",
+    "adversarial",
     "best_keys",
     "binary_contrast",
     "blur",
@@ -70,6 +75,7 @@ __all__ = [
     "confident",
     "confident_share",
     "cross_entropy",
+    "discrimination",
     "draw_pixels",
     "dynamic_consistency",
     "entropy",

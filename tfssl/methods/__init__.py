@@ -1,5 +1,6 @@
 """One page per method, and the table of all: the name in the configuration, and the class."""
 
+from tfssl.methods.adversarial import Adversarial
 from tfssl.methods.cross_teacher import CrossTeacher
 from tfssl.methods.gct import GCT
 from tfssl.methods.gta import GTA
@@ -19,4 +20,5 @@ METHODS = {
     "cross_teacher": CrossTeacher,
     "gct": GCT,
     "guided_mean_teacher": GuidedMeanTeacher,
+    "adversarial": Adversarial,
 }

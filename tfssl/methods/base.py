@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfssl import randomness
 from tfssl.errors import UserError
+from tfssl.schedules import Polynomial
 
 
 class SemiSupervised(keras.Model):
@@ -141,6 +142,12 @@ class SemiSupervised(keras.Model):
             average_statistics(network)
         return terms, extras
 
+    def own_adam(self, head, rate):
+        """Adam over one head with a rate of its own that decays as all do: for what judges the networks."""
+        optimizer = keras.optimizers.Adam(Polynomial(rate, [0, self.steps]))
+        optimizer.build(head.trainable_variables)
+        return optimizer
+
     def track(self, terms, **watched):
         """Log the terms and the watched numbers of this step; what train_step returns."""
         for name, value in {**terms, **watched}.items():
@@ -217,6 +224,8 @@ def average_statistics(network):
     if replica is None or replica.num_replicas_in_sync == 1:
         return
     moving = [weight for weight in network.non_trainable_weights if weight.dtype.startswith("float")]
+    if not moving:  # all_reduce cannot take nothing
+        return
     means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.convert_to_tensor(weight) for weight in moving])
     for weight, mean in zip(moving, means, strict=True):
         weight.assign(mean)

@@ -2,7 +2,6 @@
 
 from typing import Annotated, Literal
 
-import keras
 import tensorflow as tf
 from pydantic import Field
 
@@ -28,9 +27,7 @@ class FlawGuided(SemiSupervised):
         super().__init__(task, **shared)
         self.detector = flaw_detector(3 + task.channels, width=detector_width, stride=detector_stride)
         self.heads = {"flaw_detector": self.detector}
-        optimizer = keras.optimizers.Adam(schedules.Polynomial(detector_rate, [0, self.steps]))
-        optimizer.build(self.detector.trainable_variables)
-        self.further_optimizers["detector"] = optimizer
+        self.further_optimizers["detector"] = self.own_adam(self.detector, detector_rate)
         self.truth_repeats = truth_repeats
 
     @property
