@@ -8,7 +8,8 @@ class Contract:
     """taught: {term: the networks it teaches}. follows: {network: the one whose average it is}. shown: options under
     which a step shows all its parts (no warm-up, no ramp-up from zero, a threshold some pixels pass). unmixed: options
     without mixing of images. alone: options that turn every unlabeled term and every transfer off; the network
-    `learner` is then trained as the supervised method trains its own. fixed: networks that no step changes.
+    `learner` is then trained as the supervised method trains its own. fixed: networks that no step changes. nameless:
+    options without draws that go by a class's number, under which renaming the classes renames the step.
     """
 
     taught: dict
@@ -18,6 +19,7 @@ class Contract:
     shown: dict = field(default_factory=dict)
     unmixed: dict = field(default_factory=dict)
     fixed: tuple = ()
+    nameless: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self.taught = {term: {roles} if isinstance(roles, str) else set(roles) for term, roles in self.taught.items()}
@@ -46,6 +48,10 @@ CONTRACTS = {
     "cutmix": Contract(
         taught=STUDENT, follows=TEACHER, learner="student", alone={"consistency_weight": 0.0},
         shown={"threshold": 0.5}, unmixed={"mix": "none"},
+    ),
+    "classmix": Contract(
+        taught=STUDENT, follows=TEACHER, learner="student", alone={"consistency_weight": 0.0},
+        shown={"threshold": 0.5}, unmixed={"mix": "none"}, nameless={"mix": "none"},
     ),
     "robust_mutual": Contract(
         taught={f"{term}_{k}": f"student_{k}" for term in ("supervised", "peer", "self") for k in (1, 2)},

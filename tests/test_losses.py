@@ -195,6 +195,15 @@ def test_confident_is_strict():
     assert losses.confident(some_probability(), 0.0).numpy().all()
 
 
+def test_image_means():
+    value, valid = random(8).uniform(size=SHAPE).astype("float32"), some_valid()
+    valid[1] = False
+    expected = np.zeros((2, 1, 1))
+    inside = [value[0][pixel] for pixel in pixels(SHAPE[1:]) if valid[0][pixel]]
+    expected[0] = sum(inside) / len(inside)
+    np.testing.assert_allclose(both(losses.image_means, value, valid), expected, rtol=1e-5)
+
+
 def test_squared_error():
     target, probability, valid = some_probability(8), some_probability(9), some_valid()
     weight = random(10).uniform(0, 2, SHAPE).astype("float32")

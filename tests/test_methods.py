@@ -264,7 +264,7 @@ def test_renaming_the_classes_renames_the_step(name):
     batch = make_batch()
     (image, label), unlabeled = batch["labeled"], batch["unlabeled"]
     renamed = tf.where(label == VOID, VOID, tf.gather(order.astype("int32"), tf.where(label == VOID, 0, label)))
-    method, other = (started(name, rate=0.05) for _ in range(2))
+    method, other = (started(name, rate=0.05, **CONTRACTS[name].nameless) for _ in range(2))
     rename_classes(other, order)
     logged = step(other, {"labeled": (image, renamed), "unlabeled": unlabeled})
     rename_classes(other, np.argsort(order))

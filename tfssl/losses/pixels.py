@@ -38,6 +38,16 @@ def masked_mean(value, valid):
     return tf.math.divide_no_nan(tf.reduce_sum(value * counts), tf.reduce_sum(counts))
 
 
+def image_means(value, valid):
+    """Mean of value [B, H, W] of each image over its pixels where valid (bool) holds, 0 where it has none: [B, 1, 1].
+
+    Of "the teacher is sure": ClassMix's lambda, one weight for each image (Olsson et al., arXiv:2007.07936).
+    """
+    counts = tf.cast(valid, tf.float32)
+    total = tf.reduce_sum(value * counts, axis=[1, 2], keepdims=True)
+    return tf.math.divide_no_nan(total, tf.reduce_sum(counts, axis=[1, 2], keepdims=True))
+
+
 def squared_error(target, probability, weight, valid):
     """Consistency as squared distance (Tarvainen and Valpola eq. for J; French et al. eq. 1), mean over valid pixels.
 
