@@ -16,7 +16,7 @@ ORDER = ["about", "seed", "deterministic", "data", "task", "networks", "method",
 SHORT = ["training.steps=4", "training.evaluate_every=4", "training.checkpoint_every=4", "training.log_every=1",
          "evaluation.pictures=1"]  # fmt: skip
 FEW = [f"data.{name}_scenes=6" for name in ("held_out", "validation", "test")]
-FURTHER = {"classmix"}  # on the embedded data alone
+FURTHER = {"classmix", "cps", "fixmatch", "mutual", "s4l", "unimatch"}  # on the embedded data alone
 
 
 def name_of(path):

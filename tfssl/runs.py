@@ -94,6 +94,9 @@ def build(settings, folder, source=None):
             method.further_optimizers[name] = make_optimizer(training, rate, moved)
     if method.strong_views and min(settings.data.crop) < LEAST_SIDE:
         raise UserError(f"data.crop is {list(settings.data.crop)}: strong views need {LEAST_SIDE} pixels a side")
+    if method.turns and len(set(settings.data.crop)) > 1:
+        raise UserError(f"data.crop is {list(settings.data.crop)}: {settings.method.name} turns images by 90 degrees, "
+                        "so give both sides the same length")  # fmt: skip
     if method.mixes and source is not None and source.unlabeled.count < training.unlabeled_batch:
         raise UserError(f"training.unlabeled_batch is {training.unlabeled_batch}, but there are only "
                         f"{source.unlabeled.count} unlabeled images: one would be mixed with itself")  # fmt: skip
