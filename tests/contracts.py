@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 class Contract:
     """taught: {term: the networks it teaches}. follows: {network: the one whose average it is}. shown: options under
     which a step shows all its parts (no warm-up, no ramp-up from zero, a threshold some pixels pass). unmixed: options
-    without mixing of images. alone: options that turn every unlabeled term and every transfer off; the network
-    `learner` is then trained as the supervised method trains its own. fixed: networks that no step changes. noisy:
-    what is watched of the students, whose noise it shows. sees_all: whether a head sees so far that no pixel of an
-    image is out of reach of those that count.
+    without mixing of images or other draws outside of the networks. alone: options that turn every unlabeled term and
+    every transfer off; the network `learner` is then trained as the supervised method trains its own. fixed: networks
+    that no step changes. nameless: options without draws that go by a class's number, under which renaming the
+    classes renames the step. noisy: what is watched of the students, whose noise it shows. sees_all: whether a head
+    sees so far that no pixel of an image is out of reach of those that count.
     """
 
     taught: dict
@@ -22,6 +23,7 @@ class Contract:
     fixed: tuple = ()
     noisy: tuple = ()
     sees_all: bool = False
+    nameless: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self.taught = {term: {roles} if isinstance(roles, str) else set(roles) for term, roles in self.taught.items()}
@@ -51,6 +53,35 @@ CONTRACTS = {
     "cutmix": Contract(
         taught=STUDENT, follows=TEACHER, learner="student", alone={"consistency_weight": 0.0},
         shown={"threshold": 0.5}, unmixed={"mix": "none"},
+    ),
+    "classmix": Contract(
+        taught=STUDENT, follows=TEACHER, learner="student", alone={"consistency_weight": 0.0},
+        shown={"threshold": 0.5}, unmixed={"mix": "none"}, nameless={"mix": "none"},
+    ),
+    "cps": Contract(
+        taught={f"{term}_{k}": f"network_{k}" for term in ("supervised", "cross") for k in (1, 2)},
+        follows={"average": "network_1"}, learner="network_1", alone={"cross_weight": 0.0},
+        shown={"ema_decay": 0.9, "mix": "cutmix"}, unmixed={"mix": "none"},
+    ),
+    "mutual": Contract(
+        taught={f"{term}_{k}": f"student_{k}" for term in ("supervised", "peer") for k in (1, 2)},
+        follows={"average_1": "student_1", "average_2": "student_2"}, learner="student_1",
+        alone={"unlabeled_weight": 0.0}, shown={"warm_up": 0}, unmixed={"cutmix": "none"},
+    ),
+    "unimatch": Contract(
+        taught=dict.fromkeys(("supervised", "strong_1", "strong_2", "feature"), "network"),
+        follows={"average": "network"}, learner="network",
+        alone={"strong_weight": 0.0, "feature_weight": 0.0, "loss_scale": 1.0},
+        shown={"threshold": 0.5, "ema_decay": 0.9}, unmixed={"mix": "none", "channel_dropout": 0.0},
+    ),
+    "fixmatch": Contract(
+        taught={"supervised": "network", "strong": "network"}, follows={"average": "network"}, learner="network",
+        alone={"strong_weight": 0.0, "loss_scale": 1.0}, shown={"threshold": 0.5, "ema_decay": 0.9},
+        unmixed={"mix": "none"},
+    ),
+    "s4l": Contract(
+        taught={"supervised": "network", "rotation": {"network", "rotation"}}, follows={"average": "network"},
+        learner="network", alone={"rotation_weight": 0.0, "rotated_labels": False}, shown={"ema_decay": 0.9},
     ),
     "robust_mutual": Contract(
         taught={f"{term}_{k}": f"student_{k}" for term in ("supervised", "peer", "self") for k in (1, 2)},

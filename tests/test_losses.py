@@ -187,12 +187,36 @@ def test_pseudo_label(ignore_index):
     assert (losses.pseudo_label(probability, NOTHING, ignore_index).numpy() == ignore_index).all()
 
 
-def test_confident_is_strict():
+def test_confident_is_strict_or_inclusive():
     probability = np.float32([[[[0.5, 0.5], [0.25, 0.75], [0.76, 0.24]]]])
     found = both(lambda p: losses.confident(p, 0.75), probability)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, [[[0, 0, 1]]])
+    found = both(lambda p: losses.confident(p, 0.75, inclusive=True), probability)
+    np.testing.assert_array_equal(found, [[[0, 1, 1]]])
     assert losses.confident(some_probability(), 0.0).numpy().all()
+
+
+def test_image_means():
+    value, valid = random(8).uniform(size=SHAPE).astype("float32"), some_valid()
+    valid[1] = False
+    expected = np.zeros((2, 1, 1))
+    inside = [value[0][pixel] for pixel in pixels(SHAPE[1:]) if valid[0][pixel]]
+    expected[0] = sum(inside) / len(inside)
+    np.testing.assert_allclose(both(losses.image_means, value, valid), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", RESOLUTIONS)
+def test_masked_pool(size):
+    features = random(9).normal(size=(2, 3, 4, 5)).astype("float32")
+    valid = np.ones((2, *size), bool)
+    valid[0, :, size[1] // 2 :] = False
+    valid[1] = False
+    means, present = both(losses.masked_pool, features, valid)
+    share = tf.image.resize(valid[..., None].astype("float32"), (3, 4)).numpy()[..., 0]
+    inside = [features[0][pixel] for pixel in pixels((3, 4)) if share[0][pixel] > 0.999]
+    np.testing.assert_allclose(means[0], sum(inside) / len(inside), rtol=1e-4, atol=1e-6)
+    assert 0 < len(inside) < 12 and not means[1].any() and list(present) == [True, False]
 
 
 def test_squared_error():

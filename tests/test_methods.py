@@ -25,6 +25,7 @@ from tests.networks_for_tests import (
 from tfssl import mixing
 from tfssl.methods import METHODS
 
+SEE_PREDICTIONS = {"flaw_detector", "discriminator"}
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
@@ -294,15 +295,11 @@ def test_degenerate_batches_are_finite(name):
 def rename_classes(method, order):
     """Call class c order[c] in all that a method holds."""
     places = np.argsort(order)
-    for (
-        head
-    ) in method.heads.values():  # they see a prediction with a channel for each class, and maybe the image before it
-        first = next(layer for layer in head.layers if layer.weights)
+    for role in SEE_PREDICTIONS & method.heads.keys():  # a channel for each class, after those of the image
+        first = next(layer for layer in method.heads[role].layers if layer.weights)
         others = first.kernel.shape[-2] - len(places)
         first.kernel.assign(tf.gather(first.kernel, [*range(others), *(others + places)], axis=-2))
-    for network in all_networks(method).values():
-        if network in method.heads.values():
-            continue
+    for network in (network for role, network in all_networks(method).items() if role not in method.heads):
         last = network.get_layer("classifier").get_layer("logits_convolution")
         last.kernel.assign(tf.gather(last.kernel, places, axis=-1))
         last.bias.assign(tf.gather(last.bias, places))
@@ -318,7 +315,7 @@ def test_renaming_the_classes_renames_the_step(name):
     batch = make_batch()
     (image, label), unlabeled = batch["labeled"], batch["unlabeled"]
     renamed = tf.where(label == VOID, VOID, tf.gather(order.astype("int32"), tf.where(label == VOID, 0, label)))
-    method, other = (started(name, rate=0.05) for _ in range(2))
+    method, other = (started(name, rate=0.05, **CONTRACTS[name].nameless) for _ in range(2))
     rename_classes(other, order)
     logged = step(other, {"labeled": (image, renamed), "unlabeled": unlabeled})
     rename_classes(other, np.argsort(order))

@@ -135,6 +135,8 @@ MISTAKES = {
     "a class named twice": changed("task.classes", "twice", task={"classes": ["sky", "ground", "sky"]}),
     "scales in the wrong order": changed("data.weak.scale", "smaller", data={"weak": {"scale": [1.5, 0.5]}}),
     "a crop too small to blur": changed("data.crop", "7 pixels", data={"crop": [6, 32]}, method=MUTUAL),
+    "a crop that cannot be turned": changed("data.crop", "[32, 24]", "same length", data={"crop": [32, 24]},
+                                            method={"name": "s4l"}),
     "fewer unlabeled images than a batch": changed(
         "training.unlabeled_batch", "only 4", training={"unlabeled_batch": 5}, method=MUTUAL
     ),

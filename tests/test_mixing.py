@@ -1,4 +1,4 @@
-"""CutMix on images that hold their own number, so that every pixel tells which image it is from."""
+"""CutMix and ClassMix on images that hold their own number, so that every pixel tells which image it is from."""
 
 import numpy as np
 import pytest
@@ -132,3 +132,90 @@ def test_partners_are_found_within_the_replica(two_replicas):
         assert len(np.unique(first[image])) == len(np.unique(second[image])) == 2
     own = np.arange(3).reshape(3, 1, 1)
     assert not np.array_equal(first != own, second != own + 3)  # and each draws boxes of its own
+
+
+# ClassMix.
+
+VOID = 255
+
+
+def some_labels(batch=3, classes=6, seed=0):
+    """Labels [B, 12, 12] of different classes in each image, and some ignored pixels."""
+    generator = np.random.default_rng(seed)
+    label = generator.integers(0, classes, (batch, 12, 12))
+    label[1] = np.minimum(label[1], 2)  # an odd number of classes
+    label[:, :2] = VOID
+    return label.astype("int32")
+
+
+def chosen_classes(mask, label):
+    """The classes of each image that a mask covers; it covers all of a class or nothing."""
+    found = []
+    for one, here in zip(mask, label, strict=True):
+        covered = set(here[one].tolist())
+        assert covered == {k for k in np.unique(here) if one[here == k].all()}
+        found.append(covered)
+    return found
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_half_of_the_classes_that_are_there_are_chosen(compiled):
+    def drawn(key):
+        return mixing.class_masks(key, tf.constant(label), 9, VOID)
+
+    drawn = tf.function(drawn, jit_compile=compiled)
+    label = some_labels()
+    label[2] = np.where(label[2] == VOID, VOID, 4)  # a single class
+    seen = []
+    for number in range(200):
+        mask = drawn(key(number))
+        assert mask.dtype == tf.bool and mask.shape == label.shape
+        first, second, third = chosen_classes(mask.numpy(), label)
+        assert len(first) == 3 and len(second) == 1 and not third
+        assert VOID not in first | second
+        seen.append((*first, *(10 + k for k in second)))
+    times = np.bincount(np.concatenate(seen))
+    np.testing.assert_allclose(times[:6] / 200, 1 / 2, atol=0.12)
+    np.testing.assert_allclose(times[10:13] / 200, 1 / 3, atol=0.12)
+
+
+def test_what_is_ignored_is_never_chosen_even_where_its_number_is_a_class():
+    label = some_labels()
+    for ignore_index in (0, 5):
+        for number in range(20):
+            mask = mixing.class_masks(key(number), label % 6, 6, ignore_index).numpy()
+            assert not mask[label % 6 == ignore_index].any()
+    assert not mixing.class_masks(key(0), np.full((2, 4, 4), VOID), 6, VOID).numpy().any()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_classmix_pastes_half_of_an_image_onto_its_partner_by_one_mask(compiled):
+    label = some_labels(5)
+    parts = (*numbered(5, 12, 12), tf.constant(label))
+
+    def mixed(key):
+        return mixing.classmix(key, tf.constant(label), *parts, classes=6, ignore_index=VOID)
+
+    image, came_from, weighed, new_label = (part.numpy() for part in tf.function(mixed, jit_compile=compiled)(key(4)))
+    np.testing.assert_array_equal(image, np.repeat(came_from[..., None], 3, -1))
+    np.testing.assert_array_equal(came_from, weighed)
+    own = np.arange(5).reshape(5, 1, 1)
+    for kept, classes in zip(came_from == own, chosen_classes(came_from == own, label), strict=True):
+        assert len(classes) in (1, 3) and 0 < kept.mean() < 1
+    rows, columns = np.indices((12, 12))
+    np.testing.assert_array_equal(new_label, label[came_from, rows, columns])
+    shifts = {(int(other) - n) % 5 for n, image in enumerate(came_from) for other in np.unique(image) if other != n}
+    assert len(shifts) == 1  # one partner for each image, and not itself
+
+
+def test_classes_are_drawn_for_each_image_and_from_the_key():
+    label = np.broadcast_to(np.arange(6).repeat(6).reshape(1, 6, 6), (8, 6, 6)).astype("int32")
+    first = mixing.class_masks(key(0), label, 6).numpy()
+    np.testing.assert_array_equal(first, mixing.class_masks(key(0), label, 6))
+    assert len({mask.tobytes() for mask in first}) > 4
+    assert (first != mixing.class_masks(key(1), label, 6).numpy()).any()
+
+
+def test_classmix_needs_two_images():
+    with pytest.raises(UserError, match="training.unlabeled_batch"):
+        mixing.classmix(key(0), some_labels(2)[:1], *numbered(1, 12, 12), classes=6)

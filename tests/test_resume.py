@@ -27,6 +27,7 @@ from tests.runs_for_tests import (
 from tfssl import fit, runs
 
 PROJECT = Path(fit.__file__).parent.parent
+HEADED = {"name": "s4l", "ema_decay": 0.9}
 MUTUAL = {"name": "robust_mutual", "p0": "stage", "stages": 2, "warm_up": 0.2, "ema_decay": 0.9}
 TRAINING = {"steps": 10, "checkpoint_every": 3, "evaluate_every": 4, "log_every": 2}  # stages begin at steps 2 and 6
 
@@ -79,7 +80,7 @@ def test_a_detector_with_an_optimizer_of_its_own_goes_on_to_the_same_bits(root, 
     assert_same_run(whole, cut)
 
 
-@pytest.mark.parametrize("method", [{"name": "supervised"}, {"name": "cutmix"}, MUTUAL])
+@pytest.mark.parametrize("method", [{"name": "supervised"}, {"name": "cutmix"}, HEADED, MUTUAL])
 def test_a_reopened_run_holds_every_value_of_the_one_that_was_trained(root, tmp_path, method):
     training = {"steps": 5, "log_every": 3}  # the meters hold something after the last row but one
     path = write_configuration(tmp_path / "run.json", configuration(root, method=method, training=training))

@@ -1,6 +1,7 @@
-"""CutMix between different images of the batch (Yun et al., ICCV 2019; French et al., BMVC 2020, arXiv:1906.01916).
+"""Mixing different images of the batch by one mask for image, pseudo-label and weight.
 
-One mask serves image, pseudo-label and weight. Partners are found inside the replica, and are never the image itself.
+CutMix: Yun et al., ICCV 2019; French et al., BMVC 2020, arXiv:1906.01916. ClassMix: Olsson et al., WACV 2021,
+arXiv:2007.07936. Partners are found inside the replica, and are never the image itself.
 """
 
 import tensorflow as tf
@@ -48,3 +49,31 @@ def cutmix(key, image, *others, area=0.5):
     batch, height, width = image.shape[:3]
     mask = box_masks(fold(key, 0), batch, height, width, area)
     return mix(mask, partners(fold(key, 1), batch), image, *others)
+
+
+def class_masks(key, label, classes, ignore_index=255):
+    """Half of the classes that each label [B, H, W] shows, drawn evenly, as a mask: bool [B, H, W].
+
+    Of an odd number of classes the smaller half, of a single one none (the paper says "half"). Ignored pixels are
+    in no mask. All classes at once: presence is counted by one sum over segments, and the drawn are those with the
+    largest of random numbers.
+    """
+    batch = label.shape[0]
+    known = label != ignore_index
+    place = tf.where(known, tf.range(batch)[:, None, None] * classes + label, -1)  # a negative segment is no segment
+    counts = tf.math.unsorted_segment_sum(tf.ones(place.shape, tf.int32), place, batch * classes)
+    present = tf.reshape(counts, [batch, classes]) > 0
+    draws = tf.where(present, tf.random.stateless_uniform([batch, classes], key), -1.0)
+    rank = tf.argsort(tf.argsort(draws, direction="DESCENDING"))  # the place of each class, the present ones first
+    chosen = rank < tf.reduce_sum(tf.cast(present, tf.int32), axis=1, keepdims=True) // 2
+    return tf.gather(chosen, tf.where(known, label, 0), batch_dims=1) & known
+
+
+def classmix(key, label, image, *others, classes, ignore_index=255):
+    """(image, *others) after ClassMix: of each image half of the classes of its label, the rest from its partner.
+
+    label: int [B, H, W] below `classes`, or `ignore_index`. So half of the classes are cut out of each image and
+    pasted onto its partner; what is ignored is never pasted.
+    """
+    mask = class_masks(fold(key, 0), label, classes, ignore_index)
+    return mix(~mask, partners(fold(key, 1), image.shape[0]), image, *others)

@@ -123,6 +123,9 @@ def build(settings, folder, source=None):
         raise UserError(f"data.crop is {list(settings.data.crop)}: strong views need {LEAST_SIDE} pixels a side")
     if source is not None and not source.resamples:
         refuse_other_noise(settings, method)
+    if method.turns and len(set(settings.data.crop)) > 1:
+        raise UserError(f"data.crop is {list(settings.data.crop)}: {settings.method.name} turns images by 90 degrees, "
+                        "so give both sides the same length")  # fmt: skip
     if method.mixes and source is not None and source.unlabeled.count < training.unlabeled_batch:
         raise UserError(f"training.unlabeled_batch is {training.unlabeled_batch}, but there are only "
                         f"{source.unlabeled.count} unlabeled images: one would be mixed with itself")  # fmt: skip

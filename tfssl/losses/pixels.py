@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from tfssl.resizing import resize_like
+
 
 def cross_entropy(label, logits, weight=None, ignore_index=255):
     """Pixel-wise cross-entropy H(y, softmax(logits)), the mean over pixels that count (RML eq. 1, eq. 2).
@@ -41,15 +43,42 @@ def pseudo_label(probability, valid, ignore_index=255):
     return tf.where(valid, tf.argmax(probability, axis=-1, output_type=tf.int32), ignore_index)
 
 
-def confident(probability, threshold):
-    """The indicator 1(max p > threshold) of eq. 2 as float [B, H, W]: 1 where the teacher is sure enough."""
-    return tf.cast(tf.reduce_max(probability, axis=-1) > threshold, tf.float32)
+def confident(probability, threshold, inclusive=False):
+    """The indicator 1(max p > threshold) of eq. 2 as float [B, H, W]: 1 where the teacher is sure enough.
+
+    inclusive: 1(max p >= threshold), as FixMatch and UniMatch (arXiv:2001.07685, 2208.09910) have it.
+    """
+    surest = tf.reduce_max(probability, axis=-1)
+    return tf.cast(surest >= threshold if inclusive else surest > threshold, tf.float32)
 
 
 def masked_mean(value, valid):
     """Mean of value [B, H, W] over the pixels where valid (bool) holds; 0 where there are none."""
     counts = tf.cast(valid, tf.float32)
     return tf.math.divide_no_nan(tf.reduce_sum(value * counts), tf.reduce_sum(counts))
+
+
+def image_means(value, valid):
+    """Mean of value [B, H, W] of each image over its pixels where valid (bool) holds, 0 where it has none: [B, 1, 1].
+
+    Of "the teacher is sure": ClassMix's lambda, one weight for each image (Olsson et al., arXiv:2007.07936).
+    """
+    counts = tf.cast(valid, tf.float32)
+    total = tf.reduce_sum(value * counts, axis=[1, 2], keepdims=True)
+    return tf.math.divide_no_nan(total, tf.reduce_sum(counts, axis=[1, 2], keepdims=True))
+
+
+def masked_pool(features, valid):
+    """Mean feature of each image over its valid pixels (S4L's pooling; Zhai et al., arXiv:1905.03670).
+
+    features: [B, h, w, D]; valid: bool [B, H, W], of which a feature pixel counts where all that it is resized from
+    is valid. Returns (means [B, D], bool [B]: whether any pixel counts; if none does the mean is 0).
+    """
+    inside = resize_like(tf.cast(valid, tf.float32)[..., None], features) > 0.999
+    counts = tf.cast(inside, tf.float32)
+    total = tf.reduce_sum(tf.cast(features, tf.float32) * counts, axis=[1, 2])
+    count = tf.reduce_sum(counts, axis=[1, 2])
+    return tf.math.divide_no_nan(total, count), count[:, 0] > 0
 
 
 def squared_error(target, probability, weight, valid):

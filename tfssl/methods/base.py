@@ -16,12 +16,12 @@ class SemiSupervised(keras.Model):
 
     A page sets, as class attributes, what it asks of the others: `learners`, how many networks it is given;
     `strong_views`, how many strong views of each unlabeled image; `needs_classes`, whether the task must be one of
-    classes; `uses_unlabeled`; `mixes`, whether it needs two
-    unlabeled images on each replica; `terms`, the names of the losses it minimises; `watched`, further numbers it
-    logs. In its constructor it gives `roles`, all networks by name, the one that ships first; and where it has them
-    `heads`, further networks by name that predict no label (projections, detectors), and `memories`, what it
-    remembers between steps. A network that no optimizer moves is not trainable. Where the number of networks depends
-    on an option of the page, it overrides `learners_of`, and gives the constructor here its `terms`.
+    classes; `uses_unlabeled`; `mixes`, whether it needs two unlabeled images on each replica; `turns`, whether it turns
+    images by 90 degrees, so that crops must be square; `terms`, the names of the losses it minimises; `watched`,
+    further numbers it logs. In its constructor it gives `roles`, all networks by name, the one that ships first; and
+    where it has them `heads`, further networks by name that predict no label (projections, detectors), and `memories`,
+    what it remembers between steps. A network that no optimizer moves is not trainable. Where the number of networks
+    depends on an option of the page, it overrides `learners_of`, and gives the constructor here its `terms`.
     """
 
     learners = 1
@@ -29,6 +29,7 @@ class SemiSupervised(keras.Model):
     needs_classes = True
     uses_unlabeled = True
     mixes = False
+    turns = False
     terms = ()
     watched = ()
 
@@ -221,10 +222,8 @@ def gradient_sizes(tape, terms, variables):
 def average_statistics(network):
     """Give all replicas the mean of their batch-norm statistics, so that every network is equal on all of them."""
     replica = tf.distribute.get_replica_context()
-    if replica is None or replica.num_replicas_in_sync == 1:
-        return
     moving = [weight for weight in network.non_trainable_weights if weight.dtype.startswith("float")]
-    if not moving:  # all_reduce cannot take nothing
+    if replica is None or replica.num_replicas_in_sync == 1 or not moving:  # a head may have no batch norm
         return
     means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.convert_to_tensor(weight) for weight in moving])
     for weight, mean in zip(moving, means, strict=True):

@@ -1,4 +1,4 @@
-"""Mean teacher, and CutMix on top of it: the classic consistency baselines."""
+"""Mean teacher, and CutMix and ClassMix on top of it: the classic consistency baselines."""
 
 from typing import Literal
 
@@ -21,10 +21,12 @@ class MeanTeacher(SemiSupervised):
     Tarvainen and Valpola, "Mean teachers are better role models", NeurIPS 2017, arXiv:1703.01780.
 
     consistency: "squared_error" between the two softmax outputs (the paper), or "cross_entropy" with the teacher's
-    hard pseudo-labels, as Zhang et al. (arXiv:2106.00609, eq. 2) use it. threshold: a pixel below that confidence
-    has no part. mix: "cutmix" mixes unlabeled images, and what the teacher said of them, by one mask. The
-    consistency weight rises linearly from 0 over `ramp_up` (the paper's is sigmoid-shaped; both only keep the first
-    steps free of it). student_view: the image the student sees, "strong" or "weak".
+    hard pseudo-labels, as Zhang et al. (arXiv:2106.00609, eq. 2) use it. threshold: of the teacher's confidence;
+    confidence: what that does, it "selects" pixels, or the share of confident pixels weighs each image's loss
+    ("weighs_images") or the whole loss ("weighs_batch"). mix: "cutmix" or "classmix" mixes unlabeled images, and what
+    the teacher said of them, by one mask. The consistency weight rises linearly from 0 over `ramp_up` (the paper's is
+    sigmoid-shaped; both only keep the first steps free of it). student_view: the image the student sees, "strong" or
+    "weak".
     """
 
     needs_classes = False
@@ -33,8 +35,9 @@ class MeanTeacher(SemiSupervised):
 
     def __init__(self, networks, task, *, ema_decay: Share = 0.999, consistency_weight: Weight = 1.0,
                  consistency: Literal["squared_error", "cross_entropy"] = "squared_error", threshold: Share = 0.0,
-                 mix: Literal["none", "cutmix"] = "none", student_view: Literal["strong", "weak"] = "strong",
-                 ramp_up: Amount = 0.1, **shared):  # fmt: skip
+                 confidence: Literal["selects", "weighs_images", "weighs_batch"] = "selects",
+                 mix: Literal["none", "cutmix", "classmix"] = "none",
+                 student_view: Literal["strong", "weak"] = "strong", ramp_up: Amount = 0.1, **shared):  # fmt: skip
         super().__init__(task, **shared)
         if not task.has_classes and (threshold or consistency == "cross_entropy"):
             raise UserError(f"method: task {task.name} has neither confidence nor hard labels; set threshold to 0 and "
@@ -43,9 +46,9 @@ class MeanTeacher(SemiSupervised):
         self.teacher = twin(self.student)
         self.roles = {"teacher": self.teacher, "student": self.student}
         self.ema_decay, self.consistency_weight, self.threshold = ema_decay, consistency_weight, threshold
-        self.consistency, self.mix = consistency, mix
+        self.consistency, self.confidence, self.mix = consistency, confidence, mix
         self.strong_views = 1 if student_view == "strong" else 0
-        self.mixes = mix == "cutmix"
+        self.mixes = mix != "none"
         self.ramp_up = steps_of(ramp_up, self.steps)
         self.built = True
 
@@ -67,22 +70,33 @@ class MeanTeacher(SemiSupervised):
             supervised, consistent = logits[: image.shape[0]], logits[image.shape[0] :]
             return {
                 "supervised": self.task.loss(label, supervised),
-                "consistency": weight * self.disagreement(target, consistent, sure, inside),
+                "consistency": weight * self.disagreement(target, consistent, self.weight(sure, inside), inside),
             }, losses.masked_mean(sure, inside)
 
         minimised, used = self.minimize(terms, [self.student], self.optimizer)
         follow(self.teacher, self.student, warmed_up(self.ema_decay, step))
         return self.track(minimised, used_pixels=used)
 
-    def mixed(self, key, *tensors):
-        return mixing.cutmix(key, *tensors) if self.mix == "cutmix" else tensors
+    def mixed(self, key, image, target, sure, valid):
+        """All four by the mask of `mix`; with ClassMix it follows the teacher's labels."""
+        if self.mix == "classmix":
+            known = {"classes": self.task.channels, "ignore_index": self.task.ignore_index}
+            label = losses.pseudo_label(target, valid, self.task.ignore_index)
+            return mixing.classmix(key, label, image, target, sure, valid, **known)
+        return mixing.cutmix(key, image, target, sure, valid) if self.mix == "cutmix" else (image, target, sure, valid)
 
-    def disagreement(self, target, logits, sure, inside):
-        """Mean over the pixels inside the image of the chosen distance, times 1 where the teacher is sure."""
+    def weight(self, sure, inside):
+        """What the distance is multiplied with: of each pixel [B, H, W], of each image [B, 1, 1], or one number."""
+        if self.confidence == "selects":
+            return sure
+        return (losses.image_means if self.confidence == "weighs_images" else losses.masked_mean)(sure, inside)
+
+    def disagreement(self, target, logits, weight, inside):
+        """Mean over the pixels inside the image of the chosen distance, each times its weight."""
         if self.consistency == "cross_entropy":
             ignore = self.task.ignore_index
-            return losses.cross_entropy(losses.pseudo_label(target, inside, ignore), logits, sure, ignore)
-        return losses.squared_error(target, self.task.activation(logits), sure, inside)
+            return losses.cross_entropy(losses.pseudo_label(target, inside, ignore), logits, weight, ignore)
+        return losses.squared_error(target, self.task.activation(logits), weight, inside)
 
     def pseudo_labels(self, image):
         return self.task.decode(self.teacher(image, training=False)["logits"])
@@ -92,14 +106,36 @@ class CutMix(MeanTeacher):
     """Mean teacher whose student sees CutMix images: French et al., BMVC 2020, arXiv:1906.01916.
 
     Their values: mixing by one random box of half the area, squared error, confidence threshold 0.97, which here
-    selects pixels (the paper scales the whole loss by the share of confident pixels).
+    selects pixels (the paper scales the whole loss by the share of confident pixels: `confidence` "weighs_batch").
     """
 
     def __init__(self, networks, task, *, ema_decay: Share = 0.99, consistency_weight: Weight = 1.0,
                  consistency: Literal["squared_error", "cross_entropy"] = "squared_error", threshold: Share = 0.97,
-                 mix: Literal["none", "cutmix"] = "cutmix", student_view: Literal["strong", "weak"] = "weak",
-                 ramp_up: Amount = 0.0, **shared):  # fmt: skip
+                 confidence: Literal["selects", "weighs_images", "weighs_batch"] = "selects",
+                 mix: Literal["none", "cutmix", "classmix"] = "cutmix",
+                 student_view: Literal["strong", "weak"] = "weak", ramp_up: Amount = 0.0, **shared):  # fmt: skip
         super().__init__(
             networks, task, ema_decay=ema_decay, consistency_weight=consistency_weight, consistency=consistency,
-            threshold=threshold, mix=mix, student_view=student_view, ramp_up=ramp_up, **shared,
+            threshold=threshold, confidence=confidence, mix=mix, student_view=student_view, ramp_up=ramp_up, **shared,
+        )  # fmt: skip
+
+
+class ClassMix(MeanTeacher):
+    """Mean teacher whose student sees ClassMix images: Olsson et al., WACV 2021, arXiv:2007.07936.
+
+    Their values: half of the classes that the teacher sees in an image are pasted onto another, cross-entropy with
+    the teacher's labels of what was mixed, each image's loss weighted by the share of its pixels above 0.968.
+    Readings: "weighs_images", a lambda "for an augmented image"; the authors' code has one of the batch
+    ("weighs_batch"). Half of an odd number is rounded down, as there. The colours of a strong view are changed before
+    mixing, one change for each source image; theirs is one for each mix.
+    """
+
+    def __init__(self, networks, task, *, ema_decay: Share = 0.99, consistency_weight: Weight = 1.0,
+                 consistency: Literal["squared_error", "cross_entropy"] = "cross_entropy", threshold: Share = 0.968,
+                 confidence: Literal["selects", "weighs_images", "weighs_batch"] = "weighs_images",
+                 mix: Literal["none", "cutmix", "classmix"] = "classmix",
+                 student_view: Literal["strong", "weak"] = "strong", ramp_up: Amount = 0.0, **shared):  # fmt: skip
+        super().__init__(
+            networks, task, ema_decay=ema_decay, consistency_weight=consistency_weight, consistency=consistency,
+            threshold=threshold, confidence=confidence, mix=mix, student_view=student_view, ramp_up=ramp_up, **shared,
         )  # fmt: skip

@@ -122,18 +122,19 @@ class RobustMutual(SemiSupervised):
                 found |= self.unlabeled_terms(k, mixed, logits[image.shape[0] :])  # eq. 5
             means = [
                 losses.prototype_means(out["features"], p, chain(known, valid), least=10)  # eq. 10
-                for out, p, _ in told
+                for _, (out, p, _) in zip(self.prototypes, told, strict=False)
             ]
-            unlabeled = [p[image.shape[0] :] for _, p, _ in told]
+            unlabeled = [p[-weak.shape[0] :] for _, p, _ in told]
             variation = losses.total_variation(*unlabeled, valid)
             changed = [losses.pseudo_label(p, valid) != y for p, y in zip(unlabeled, pseudo, strict=True)]
-            return found, (means, variation, losses.masked_mean(tf.cast(changed[0], tf.float32), valid))
+            rectified = losses.masked_mean(tf.cast(changed[0], tf.float32), valid)
+            return found, (means, {"total_variation": variation, "rectified": rectified})
 
-        minimised, (means, variation, rectified) = self.minimize(terms, self.students, self.optimizer)
+        minimised, (means, watched) = self.minimize(terms, self.students, self.optimizer)
         for memory, (mean, present) in zip(self.prototypes, means, strict=True):
             memory.update(mean, present)  # eq. 11
         self.follow_students(step)
-        return self.track(minimised, total_variation=variation, rectified=rectified)
+        return self.track(minimised, **{name: watched[name] for name in self.watched})
 
     # The parts of a step.
 
@@ -196,3 +197,31 @@ class RobustMutual(SemiSupervised):
     def coupling(self, image):
         first, second = (self.task.activation(guide(image, training=False)["logits"]) for guide in self.guides)
         return losses.total_variation(first, second, tf.ones(tf.shape(image)[:3], tf.bool))
+
+
+class Mutual(RobustMutual):
+    """weak --> student 1 --hard labels--> student 2,  weak --> student 2 --hard labels--> student 1;  <-- strong
+
+    Direct mutual learning, eq. 3 of the paper above, after Zhang et al., "Deep mutual learning", CVPR 2018,
+    arXiv:1706.00384: what RML compares with. The students label in a pass without noise. Nothing is rectified and
+    there are no prototypes. Eq. 3 has no average either; here the average of student 1 ships, as with the others.
+    """
+
+    terms = ("supervised_1", "supervised_2", "peer_1", "peer_2")
+    watched = ("total_variation",)
+
+    def __init__(self, networks, task, *, input_noise: bool = True, model_noise: bool = True, warm_up: Amount = 0.2,
+                 unlabeled_weight: Weight = 1.0, ema_decay: Share = 0.999,
+                 teacher_statistics: Literal["copy", "average"] = "copy",
+                 cutmix: Literal["independent", "shared", "none"] = "independent", **shared):  # fmt: skip
+        super().__init__(
+            networks, task, labels_from="students", self_supervision=False, rectification=False,
+            input_noise=input_noise, model_noise=model_noise, warm_up=warm_up, unlabeled_weight=unlabeled_weight,
+            ema_decay=ema_decay, teacher_statistics=teacher_statistics, cutmix=cutmix, **shared,
+        )  # fmt: skip
+        self.prototypes = self.memories = []
+        self.roles = {"average_1": self.teachers[0], "average_2": self.teachers[1],
+                      "student_1": self.students[0], "student_2": self.students[1]}  # fmt: skip
+
+    def tell(self, k, image, weak):
+        return super().tell(k, image[:0], weak)  # labeled images would only be told for the prototypes
