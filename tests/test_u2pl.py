@@ -129,6 +129,16 @@ def test_few_classes_leave_no_unreliable_negatives_and_the_user_is_told(capsys):
     assert eager_step(make(**SILENT, rank_low=3), make_batch())["contrast"] > 0  # labeled pixels have no such window
 
 
+def test_a_class_without_negatives_has_no_part():
+    """All the teacher says is class 0: it alone has anchors, and it alone has no negatives."""
+    method = make(**SILENT, negatives_from="all", labeled_negatives=False)
+    last = method.teacher.get_layer("classifier").get_layer("logits_convolution")
+    last.bias.assign([200.0, 0.0, 0.0])
+    first = eager_step(method, make_batch())
+    assert first["contrast"] == first["anchors"] == 0
+    np.testing.assert_array_equal(method.queues.filled, [0, 30, 30])
+
+
 def test_the_size_of_the_queues_is_told_up_front(capsys):
     fit.tell(make(channels=100, queue_capacity=900, background_capacity=2499))
     assert capsys.readouterr().out == "memories of the method: 3 MB on each device\n"  # 3 x 2500 x 100 floats
