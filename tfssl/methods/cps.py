@@ -7,8 +7,7 @@ import tensorflow as tf
 from tfssl import losses, mixing
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.kinds import Share, Weight
-from tfssl.methods.base import SemiSupervised, chain
-from tfssl.methods.robust_mutual import refuse_equal
+from tfssl.methods.base import SemiSupervised, chain, refuse_equal
 from tfssl.randomness import fold, noise
 
 MIX, NOISE = 1, 2  # what the random keys of a step are for
