@@ -164,7 +164,7 @@ class CrossTeacher(SemiSupervised):
 
     def view(self, k, features):
         """(features [P,D], confidence [P]) of student k: ||C(f)||_inf is that of all of f, without dropout."""
-        sure = tf.reduce_max(tf.stop_gradient(self.probability(self.students[k], features)), axis=-1)
+        sure = tf.reduce_max(self.probability(self.students[k], features), axis=-1)
         return tf.reshape(features, [-1, features.shape[-1]]), tf.reshape(sure, [-1])
 
     def high(self, k, views, classes, key):
