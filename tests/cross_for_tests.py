@@ -11,7 +11,8 @@ ROOM = 12
 
 def make(**options):
     return make_method(
-        "cross_teacher", **{"start_by": 0, "rate": 0.02, "memory_size": ROOM, "temperature": TAU, **options}
+        "cross_teacher",
+        **{"start_by": 0, "rate": 0.02, "memory_size": ROOM, "temperature": TAU, "anchors": 512, **options},
     )
 
 

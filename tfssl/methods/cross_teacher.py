@@ -50,7 +50,7 @@ class CrossTeacher(SemiSupervised):
                  low_weight: Weight = 0.1, memory_size: Annotated[int, Field(ge=0)] = 128, quota: Count = 1,
                  chosen: Literal["confident", "random"] = "confident", start_by: Amount = 0.1,
                  temperature: Annotated[float, Field(gt=0)] = 0.1, threshold: Share = 0.75, directional: bool = True,
-                 anchors: Count = 512, mix: Literal["none", "cutmix"] = "none",
+                 anchors: Count = 256, mix: Literal["none", "cutmix"] = "none",
                  student_view: Literal["weak", "strong"] = "weak", **shared):  # fmt: skip
         kinds = KINDS if pairs > 1 else KINDS[:-1]  # eq. 8 needs a peer
         super().__init__(task, terms=tuple(f"{kind}_{k + 1}" for kind in kinds for k in range(pairs)), **shared)
