@@ -11,7 +11,8 @@ ROOM = 12
 
 def make(**options):
     return make_method(
-        "cross_teacher", **{"start_by": 0, "rate": 0.02, "memory_size": ROOM, "temperature": TAU, **options}
+        "cross_teacher",
+        **{"start_by": 0, "rate": 0.02, "memory_size": ROOM, "temperature": TAU, "anchors": 512, **options},
     )
 
 
@@ -20,7 +21,7 @@ def apart(method, seed=5):
     method.optimizer.iterations.assign(3)
     generator = np.random.default_rng(seed)
     for teacher in method.teachers:
-        teacher.set_weights([weight * generator.uniform(0.9, 1.2) for weight in teacher.get_weights()])
+        teacher.set_weights([weight * generator.uniform(0.6, 1.5, weight.shape) for weight in teacher.get_weights()])
     for bank, filled in zip(method.banks, ([ROOM, 5, 0], [3, ROOM, 2], [4, 4, 4]), strict=False):
         bank.value.assign(generator.normal(size=bank.value.shape))
         bank.filled.assign(filled)

@@ -29,6 +29,7 @@ from tfssl import fit, runs
 PROJECT = Path(fit.__file__).parent.parent
 HEADED = {"name": "s4l", "ema_decay": 0.9}
 MUTUAL = {"name": "robust_mutual", "p0": "stage", "stages": 2, "warm_up": 0.2, "ema_decay": 0.9}
+CROSS = {"name": "cross_teacher", "memory_size": 4, "start_by": 2, "threshold": 0.4}
 TRAINING = {"steps": 10, "checkpoint_every": 3, "evaluate_every": 4, "log_every": 2}  # stages begin at steps 2 and 6
 
 
@@ -80,7 +81,20 @@ def test_a_detector_with_an_optimizer_of_its_own_goes_on_to_the_same_bits(root, 
     assert_same_run(whole, cut)
 
 
-@pytest.mark.parametrize("method", [{"name": "supervised"}, {"name": "cutmix"}, HEADED, MUTUAL])
+@pytest.mark.slow
+def test_cross_teacher_goes_on_with_its_banks_and_scores_its_ensemble(root, tmp_path):
+    path = write_configuration(tmp_path / "run.json", configuration(root, method=CROSS))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    expected = fit_and_hold(path, whole)
+    fit_and_cut(path, cut, 5)
+    assert_same_bits(expected, fit_and_hold(path, cut))
+    assert_same_run(whole, cut)
+    scores = json.loads((cut / "metrics.json").read_text())["networks"]
+    assert list(scores) == ["teacher_1", "teacher_2", "student_1", "student_2", "ensemble"]
+    assert any(float(row["high_1"]) > 0 for row in table(cut / "history.csv"))
+
+
+@pytest.mark.parametrize("method", [{"name": "supervised"}, {"name": "cutmix"}, HEADED, MUTUAL, CROSS])
 def test_a_reopened_run_holds_every_value_of_the_one_that_was_trained(root, tmp_path, method):
     training = {"steps": 5, "log_every": 3}  # the meters hold something after the last row but one
     path = write_configuration(tmp_path / "run.json", configuration(root, method=method, training=training))

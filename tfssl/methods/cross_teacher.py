@@ -50,7 +50,7 @@ class CrossTeacher(SemiSupervised):
                  low_weight: Weight = 0.1, memory_size: Annotated[int, Field(ge=0)] = 128, quota: Count = 1,
                  chosen: Literal["confident", "random"] = "confident", start_by: Amount = 0.1,
                  temperature: Annotated[float, Field(gt=0)] = 0.1, threshold: Share = 0.75, directional: bool = True,
-                 anchors: Count = 512, mix: Literal["none", "cutmix"] = "none",
+                 anchors: Count = 256, mix: Literal["none", "cutmix"] = "none",
                  student_view: Literal["weak", "strong"] = "weak", **shared):  # fmt: skip
         kinds = KINDS if pairs > 1 else KINDS[:-1]  # eq. 8 needs a peer
         super().__init__(task, terms=tuple(f"{kind}_{k + 1}" for kind in kinds for k in range(pairs)), **shared)
@@ -164,7 +164,7 @@ class CrossTeacher(SemiSupervised):
 
     def view(self, k, features):
         """(features [P,D], confidence [P]) of student k: ||C(f)||_inf is that of all of f, without dropout."""
-        sure = tf.reduce_max(tf.stop_gradient(self.probability(self.students[k], features)), axis=-1)
+        sure = tf.reduce_max(self.probability(self.students[k], features), axis=-1)
         return tf.reshape(features, [-1, features.shape[-1]]), tf.reshape(sure, [-1])
 
     def high(self, k, views, classes, key):
