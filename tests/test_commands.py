@@ -54,7 +54,7 @@ def test_the_run_folder_is_complete(finished):
     _, folder = finished
     names = {path.name for path in folder.iterdir()}
     assert names == {"config.json", "history.csv", "evaluations.csv", "metrics.json", "checkpoints", "tensorboard",
-                     "alarms.csv", "report.html", "pictures", "export"}  # fmt: skip
+                     "alarms.csv", "pseudo_labels.csv", "report.html", "pictures", "export"}  # fmt: skip
     assert (folder / "export" / "saved_model" / "1" / "saved_model.pb").is_file()
     assert (folder / "export" / "onnx" / "model.onnx").is_file()
     assert {path.name for path in (folder / "pictures").iterdir()} == {"example_00.png", "example_01.png"}
@@ -102,6 +102,12 @@ def test_the_tables_hold_a_row_for_each_moment(finished):
     assert [row["step"] for row in evaluations] == ["4", "6"]
     assert float(evaluations[-1]["miou"]) == pytest.approx(read(folder / "metrics.json")["miou"], abs=1e-5)
     assert all(0 <= float(value) <= 1 for name, value in evaluations[-1].items() if name != "step")
+    classes = table(folder / "pseudo_labels.csv")
+    assert list(classes[0]) == ["step", "class", "accuracy", "iou"]
+    names = read(folder / "config.json")["task"]["classes"]
+    assert [(row["step"], row["class"]) for row in classes] == [(step, name) for step in ("4", "6") for name in names]
+    known = [float(row["iou"]) for row in classes if row["step"] == "6" and row["iou"]]
+    assert sum(known) / len(known) == pytest.approx(float(evaluations[-1]["pseudo_label_miou"]), abs=1e-5)
 
 
 def test_tensorboard_has_scalars_and_a_picture(finished):

@@ -107,6 +107,17 @@ def test_everything_is_told(folder):
     assert "Missing" not in text
 
 
+def test_alarms_and_pseudo_labels_of_each_class(folder):
+    assert "Alarms" not in page_of(folder) and "pseudo-labels: IoU" not in page_of(folder)
+    (folder / "alarms.csv").write_text("step,kind,text\n40,one class,the network predicts 'sky' & no more\n")
+    lines = [f"{step},{name},{accuracy},{iou}" for step, name, accuracy, iou in (
+        (10, CLASSES[0], 0.1, 0.1), (20, CLASSES[0], 0.8125, 0.7525), (20, CLASSES[1], "", 0.0))]  # fmt: skip
+    (folder / "pseudo_labels.csv").write_text("\n".join(["step,class,accuracy,iou", *lines, ""]))
+    text = Page(page_of(folder)).text
+    assert "Alarms" in text and "step 40: the network predicts 'sky' & no more" in text
+    assert "75.25 %81.25 %" in text.replace("\n", "") and "10.00 %" not in text
+
+
 def test_figures_and_their_last_values(folder):
     page = Page(page_of(folder))
     titles = re.findall(r"Figure (\d)\. (\w+)", page.text)

@@ -87,7 +87,9 @@ def test_extremes():
     perfect = task.scores(task.confusion(label, np.minimum(label, 3)).numpy())
     assert perfect["miou"] == perfect["pixel_accuracy"] == 1
     nothing = task.scores(task.confusion(np.full_like(label, 255), label % 4).numpy())
-    assert nothing == {"miou": 0.0, "per_class_iou": dict.fromkeys(NAMES), "pixel_accuracy": 0.0, "one_class": None}
+    unknown = dict.fromkeys(NAMES)
+    assert nothing == {"miou": 0.0, "per_class_iou": unknown, "per_class_accuracy": unknown, "pixel_accuracy": 0.0,
+                       "one_class": None}  # fmt: skip
     assert json.loads(json.dumps(perfect)) == perfect
     huge = 2**40 * np.eye(4, dtype=np.int64)
     huge[0, 1] = 2**40

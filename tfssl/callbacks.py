@@ -60,7 +60,10 @@ class Log(keras.callbacks.Callback):
 
 
 class Evaluate(keras.callbacks.Callback):
-    """evaluations.csv and TensorBoard: the deployed network on the validation data, and what is watched."""
+    """evaluations.csv and TensorBoard: the deployed network on the validation data, and what is watched.
+
+    pseudo_labels.csv: how good the pseudo-labels are, class by class.
+    """
 
     def __init__(self, run, writer, alarms):
         super().__init__()
@@ -69,15 +72,20 @@ class Evaluate(keras.callbacks.Callback):
         self.table = Table(run.folder / "evaluations.csv", columns, run.step)
         self.scores = evaluate.scorer(evaluate.logits_of(run.method.deployed), run.source.validation, run.task)
         held_out = run.source.held_out
-        self.watch = dict if held_out is None else evaluate.watcher(run.method, held_out, run.task)
+        self.watch = (lambda: ({}, {})) if held_out is None else evaluate.watcher(run.method, held_out, run.task)
+        self.classes = Table(run.folder / "pseudo_labels.csv", ("step", "class", "accuracy", "iou"), run.step)
 
     def on_train_batch_end(self, batch, logs=None):
         step, training = self.run.step, self.run.settings.training
         if step % training.evaluate_every and step != training.steps:
             return
         score = self.scores()
-        row = {**{name: score[name] for name in self.run.task.measures}, **self.watch()}
+        watched, classes = self.watch()
+        row = {**{name: score[name] for name in self.run.task.measures}, **watched}
         self.table.add({"step": step, **{name: f"{value:.5f}" for name, value in row.items()}})
+        for name, found in classes.items():
+            found = {key: "" if value is None else f"{value:.5f}" for key, value in found.items()}
+            self.classes.add({"step": step, "class": name, **found})
         print(f"\nstep {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in row.items()), flush=True)
         self.alarms.after_evaluation(step, score, row.get("total_variation"))
         with self.writer.as_default(step):

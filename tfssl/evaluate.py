@@ -46,10 +46,11 @@ def logits_of(network):
 
 
 def watcher(method, examples, task, most=64):
-    """A function without arguments: what held-out labeled images tell of learning, as a dict.
+    """A function without arguments: what held-out labeled images tell of learning, (row, classes).
 
-    Scores of the pseudo-labels and the coupling of the teachers, each where the method has one. The labels are
-    looked at only here, never learned from. The first `most` examples serve.
+    row: scores of the pseudo-labels and the coupling of the teachers, each where the method has one. classes: {name:
+    {"accuracy", "iou"}} of the pseudo-labels, None where a class is not there. The labels are looked at only here,
+    never learned from. The first `most` examples serve.
     """
 
     @tf.function(reduce_retracing=True)
@@ -66,13 +67,15 @@ def watcher(method, examples, task, most=64):
 
     def watch():
         found = [measure(tf.constant(index, tf.int64)) for index in range(min(examples.count, most))]
-        row = {}
+        row, classes = {}, {}
         if found and found[0]["tally"] is not None:
             result = task.scores(sum(each["tally"].numpy() for each in found))
             row |= {name: result[measure] for name, measure in task.pseudo_measures.items()}
+            classes = {name: {"accuracy": accuracy, "iou": result["per_class_iou"][name]}
+                       for name, accuracy in result.get("per_class_accuracy", {}).items()}  # fmt: skip
         if found and found[0]["coupling"] is not None:
             row["total_variation"] = float(np.mean([each["coupling"].numpy() for each in found]))
-        return row
+        return row, classes
 
     return watch
 

@@ -5,11 +5,11 @@ import json
 import math
 from html import escape
 from pathlib import Path
-from types import SimpleNamespace
 
 from tfssl import figures
 from tfssl.errors import UserError
 from tfssl.methods import METHODS
+from tfssl.report_data import inside, read
 
 UNKNOWN = "–"
 MEASURES = {  # key in metrics.json: name, unit and factor in the report
@@ -26,74 +26,16 @@ STYLE = Path(__file__).with_name("report.css")
 def write(run_folder):
     """Write report.html into the run folder and return its path.
 
-    Everything comes from the folder: config.json, history.csv, evaluations.csv, metrics.json, pictures/*.png,
-    export/. What is missing or damaged, as after an interruption, is left out and named in the report.
+    Everything comes from the folder: config.json, history.csv, evaluations.csv, pseudo_labels.csv, alarms.csv,
+    metrics.json, pictures/*.png, export/. What is missing or damaged, as after an interruption, is left out and named
+    in the report.
     """
     folder = Path(run_folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder; give the folder a run has written")
     path = folder / "report.html"
-    path.write_text(_page(_read(folder)), encoding="utf-8")
+    path.write_text(_page(read(folder)), encoding="utf-8")
     return path
-
-
-def _read(folder):
-    """The parts of the folder, empty where one cannot be had, and as `missing` one line for each of those."""
-    missing = []
-
-    def part(name, reader, lost):
-        value, trouble = reader(folder / name)
-        if trouble:
-            missing.append(f"{name} {trouble}: {lost}")
-        return value
-
-    config = part("config.json", _json, "no settings")
-    exported = any(_dict(config, "export").get(format, True) for format in ("saved_model", "onnx"))
-    return SimpleNamespace(
-        name=folder.resolve().name,
-        config=config,
-        history=part("history.csv", figures.columns, "no losses and no learning rate over the steps"),
-        evaluations=part("evaluations.csv", figures.columns, "no accuracy over the steps"),
-        metrics=part("metrics.json", _json, "no final evaluation"),
-        pictures=part("pictures", _pictures, "examples are lacking"),
-        parity=part("export/parity.json", _json, "no check of an exported network") if exported else {},
-        exports=_exports(folder / "export"),
-        missing=missing,
-    )
-
-
-def _json(path):
-    """The object in a JSON file ({} if there is none) and what is wrong with the file (None: nothing)."""
-    if not path.is_file():
-        return {}, "is not there"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}, "cannot be read as JSON"
-    return (value, None) if isinstance(value, dict) else ({}, "holds no JSON object")
-
-
-def _pictures(folder):
-    """Bytes of every whole PNG by name, and what is wrong with the folder (None: nothing)."""
-    pictures = {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
-    damaged = [name for name, data in pictures.items() if b"IEND" not in data[-12:]]  # a PNG's last chunk
-    whole = {name: data for name, data in pictures.items() if name not in damaged}
-    return whole, f"are cut off ({', '.join(damaged)})" if damaged else None if whole else "are not there"
-
-
-def _exports(folder):
-    """Size in bytes of everything exported, by name: saved_model/1, onnx/model.onnx."""
-    sizes = {}
-    for path in sorted(folder.glob("*/*")):
-        files = [file for file in (path, *path.rglob("*")) if file.is_file()]
-        sizes[path.relative_to(folder).as_posix()] = sum(file.stat().st_size for file in files)
-    return sizes
-
-
-def _dict(parent, key):
-    """parent[key] if it is a dict, else an empty one."""
-    value = parent.get(key)
-    return value if isinstance(value, dict) else {}
 
 
 def _is_number(value):
@@ -127,13 +69,12 @@ def _plain(value):
 
 
 def _method(run):
-    return str(_dict(run.config, "method").get("name") or run.metrics.get("method") or "unknown method")
+    return str(inside(run.config, "method").get("name") or run.metrics.get("method") or "unknown method")
 
 
 def _page(run):
     method = _method(run)
     about = str(run.config.get("about") or "")
-    missing = "".join(f"<li>{escape(line)}</li>" for line in run.missing)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -146,7 +87,8 @@ def _page(run):
 <main>
 <header><p class="soft">Run {escape(run.name)}</p><h1>{escape(method)}</h1><p>{escape(about)}</p></header>
 {_headline(run)}
-{f'<div class="missing"><b>Missing from this run</b><ul>{missing}</ul></div>' if missing else ""}
+{_warnings("Alarms", run.alarms)}
+{_warnings("Missing from this run", run.missing)}
 {_section("Training", _figures(run))}
 {_section("Networks", _networks(run.metrics))}
 {_section("Classes", _classes(run))}
@@ -157,6 +99,11 @@ def _page(run):
 </body>
 </html>
 """
+
+
+def _warnings(title, lines):
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<div class="missing"><b>{title}</b><ul>{items}</ul></div>' if lines else ""
 
 
 def _section(title, content):
@@ -187,7 +134,7 @@ def _headline(run):
         metrics = {name: values[-1] for name, values in run.evaluations.items()}
         note = f"at step {metrics['step']:.0f}, not final"
     cards = [(MEASURES[key][0], _measure(key, metrics[key]), note) for key in MEASURES if key in metrics]
-    planned = _dict(run.config, "training").get("steps")
+    planned = inside(run.config, "training").get("steps")
     steps, seconds = metrics.get("steps"), metrics.get("seconds")
     if steps is None and run.history:
         steps, seconds = int(run.history["step"][-1]), run.history.get("seconds", [None])[-1]
@@ -222,8 +169,8 @@ def _figures(run):
 
 def _networks(metrics):
     """The measures of every network by its role; the deployed one is the first with the numbers of the headline."""
-    networks = _dict(metrics, "networks")
-    networks = {role: _dict(networks, role) for role in networks}
+    networks = inside(metrics, "networks")
+    networks = {role: inside(networks, role) for role in networks}
     keys = [key for key in MEASURES if any(key in network for network in networks.values())]
     rows = [[escape(role), *(_measure(key, networks[role].get(key)) for key in keys)] for role in networks]
     headline = [_measure(key, metrics.get(key)) for key in keys]
@@ -234,28 +181,32 @@ def _networks(metrics):
 
 def _palette(config):
     """The colour of each class by its name, as CSS; empty where the settings hold no palette."""
-    task, colours = _dict(config, "task"), {}
+    task, colours = inside(config, "task"), {}
     for name, colour in zip(task.get("classes") or [], task.get("palette") or [], strict=False):
         colours[name] = f"background:rgb({','.join(str(int(part)) for part in colour)})"
     return colours
 
 
 def _classes(run):
-    """IoU of the deployed network by class, with a bar and the colour the class has in the pictures."""
+    """IoU of the deployed network by class, with a bar and the colour the class has in the pictures; and, where
+    pseudo-labels were watched, how good the last of them were."""
     palette, rows = _palette(run.config), []
-    for name, iou in _dict(run.metrics, "per_class_iou").items():
+    for name, iou in inside(run.metrics, "per_class_iou").items():
         swatch = f'<i class="swatch" style="{palette[name]}"></i>' if name in palette else ""
         width = 100 * min(max(iou, 0), 1) if _is_number(iou) else 0
         bar = f'<div class="bar"><i style="width:{width:.1f}%"></i></div>'
-        rows.append([swatch + escape(name), bar, _measure("miou", iou)])
-    return _table(["class", "", "IoU"], rows) if rows else ""
+        told = run.pseudo_labels.get(name, {})
+        pseudo = [_measure("miou", told.get(key)) for key in ("iou", "accuracy")] if run.pseudo_labels else []
+        rows.append([swatch + escape(name), bar, _measure("miou", iou), *pseudo])
+    header = ["class", "", "IoU", *(["pseudo-labels: IoU", "share found"] if run.pseudo_labels else [])]
+    return _table(header, rows) if rows else ""
 
 
 def _examples(run):
     """The contact sheets, and what their colours mean."""
     scale = f"width:5rem;background:linear-gradient(90deg,{VIRIDIS})"
     entries = [("swatch", scale, "error, 0 to a tenth of the range")]
-    if _dict(run.config, "task").get("name") != "regression":
+    if inside(run.config, "task").get("name") != "regression":
         entries = [("swatch", colour, name) for name, colour in _palette(run.config).items()]
         entries += [("swatch", "background:#fff", "not labeled"), ("swatch", scale, "confidence, 0 to 1")]
     images = []

@@ -72,15 +72,19 @@ class Segmentation:
         """Scores of an accumulated confusion matrix (NumPy [C, C]) as plain numbers.
 
         IoU of class k = TP / (TP + FP + FN), None where the class is neither there nor predicted; mIoU is the mean
-        over the others.
+        over the others. A class's accuracy = TP / (TP + FN), None where it is not there.
         """
         hit = confusion.diagonal().astype(float)
         union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
         iou = {name: hit[k] / union[k] if union[k] else None for k, name in enumerate(self.classes)}
         known = [value for value in iou.values() if value is not None]
+        truth = confusion.sum(1)
         return {
             "miou": sum(known) / len(known) if known else 0.0,
             "per_class_iou": iou,
+            "per_class_accuracy": {
+                name: hit[k] / truth[k] if truth[k] else None for k, name in enumerate(self.classes)
+            },
             "pixel_accuracy": float(hit.sum() / max(confusion.sum(), 1)),
             "one_class": self._one_class(confusion),
         }

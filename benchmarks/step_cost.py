@@ -1,0 +1,157 @@
+"""python -m benchmarks.step_cost [CONFIG...]: what a step of each method costs above its own lower bound.
+
+The lower bound of a method are its own network passes and nothing else: what each network is called on, how often, in
+training or not, is recorded from the method's step; the bound makes the same calls on the same shapes, takes the
+gradient of a plain mean of squares through those that learn, and applies the same optimizers. No pseudo-labels, mixing,
+memories, averages of weights or losses of pixels. Both are timed in turns in one process; the ratio is the median of
+the turns' ratios. Random images: what they show changes no cost.
+
+--classes 21 60 150: the same for so many classes each, to see how the cost grows with them.
+"""
+
+import argparse
+import contextlib
+import statistics
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfssl import config, errors, runs
+from tfssl.randomness import noise
+
+COLUMNS = ("config", "classes", "step, ms", "bound, ms", "ratio", "least", "most")
+
+
+def build(path, classes, overrides):
+    """The run of a configuration, for so many classes (None: as the source says)."""
+    settings = runs.resolve(config.load(path, overrides), path)
+    if classes is None:
+        settings = runs.with_classes(settings, runs.make_source(settings))
+    else:
+        names = [f"class {number}" for number in range(classes)]
+        settings = settings.model_copy(update={"task": settings.task.model_copy(update={"classes": names})})
+    return runs.build(settings, Path("none"))
+
+
+def random_batch(run, seed=0):
+    """A batch as the method wants it, of noise; a tenth of the labels unknown."""
+    draw, training, crop = np.random.default_rng(seed), run.settings.training, run.settings.data.crop
+
+    def images(count):
+        return tf.constant(draw.uniform(0, 255, (count, *crop, 3)), tf.float32)
+
+    if run.task.has_classes:
+        label = draw.integers(run.task.channels, size=(training.labeled_batch, *crop))
+        label = np.where(draw.random(label.shape) < 0.1, run.task.ignore_index, label)
+        label = tf.constant(label, tf.int32)
+    else:
+        label = images(training.labeled_batch)
+    count = training.unlabeled_batch
+    valid = tf.ones((count, *crop), tf.bool)
+    return {"labeled": (images(training.labeled_batch), label),
+            "unlabeled": (images(count), valid, *[images(count) for _ in range(run.method.strong_views)])}  # fmt: skip
+
+
+@contextlib.contextmanager
+def recorded(method):
+    """Yields a list that fills, while the method makes a step, with its moves: [(networks, optimizer, calls), ...]."""
+    known, moves, minimize = {*method.roles.values(), *method.heads.values()}, [], method.minimize
+    calls = []
+
+    def call(network, *inputs, training=None, **rest):
+        if network in known:
+            calls.append((network, tf.nest.map_structure(lambda each: each.shape, inputs), bool(training)))
+        return keras.layers.Layer.__call__(network, *inputs, training=training, **rest)
+
+    def move(losses, networks, optimizer):
+        before = len(calls)
+        found = minimize(losses, networks, optimizer)
+        moves.append((networks, optimizer, calls[before:]))
+        return found
+
+    keras.Model.__call__, method.minimize = call, move
+    try:
+        yield moves
+    finally:
+        del keras.Model.__call__, method.minimize
+
+
+def bound_of(moves):
+    """The lower bound as a function without arguments, from the recorded moves of a step."""
+    learned = [{id(network) for network in networks} for networks, _, _ in moves]
+    made = [
+        [(network, tf.nest.map_structure(tf.random.normal, shapes), training) for network, shapes, training in calls]
+        for _, _, calls in moves
+    ]
+
+    def step():
+        for (networks, optimizer, _), learns, calls in zip(moves, learned, made, strict=True):
+            variables = [variable for network in networks for variable in network.trainable_variables]
+            with tf.GradientTape() as tape, noise(tf.constant([1, 2])):
+                sizes, total = [], 0.0
+                for network, inputs, training in calls:
+                    outputs = tf.nest.flatten(network(*inputs, training=training))
+                    size = tf.add_n([tf.reduce_mean(tf.square(tf.cast(output, tf.float32))) for output in outputs])
+                    sizes.append(size)  # what is not asked for is not computed
+                    total += size if id(network) in learns else 0.0
+            gradients = tape.gradient(total, [variable.value for variable in variables])
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            yield sizes
+
+    return tf.function(lambda: list(step()))
+
+
+def measure(run, turns, steps):
+    """(median milliseconds of a step, of its bound, the ratios of the turns)."""
+    batch, method = random_batch(run), run.method
+    method.enter(last_phase(method), lambda: [batch])
+    method.optimizer.iterations.assign(last_phase(method))
+    with recorded(method) as moves:
+        train = tf.function(method.train_step)
+        train(batch)
+    bound = bound_of(moves)
+    pairs = []
+    for _ in range(turns + 1):
+        pairs.append((seconds(lambda: train(batch), steps), seconds(bound, steps)))
+    step, least = zip(*pairs[1:], strict=True)  # the first turn warms up
+    ratios = [one / other for one, other in pairs[1:]]
+    return 1000 * statistics.median(step), 1000 * statistics.median(least), ratios
+
+
+def last_phase(method):
+    return method.phases()[-1][0]
+
+
+def seconds(function, steps):
+    start = time.perf_counter()
+    for _ in range(steps):
+        found = function()
+    tf.nest.map_structure(lambda each: each.numpy(), found)
+    return (time.perf_counter() - start) / steps
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_cost", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("configs", nargs="*", default=sorted(map(str, Path("configs").glob("*.json"))))
+    parser.add_argument("--classes", nargs="+", type=int, default=[None])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20, help="of each in a turn")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B.C=JSON")
+    given = parser.parse_args(arguments)
+    print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS), flush=True)
+    for path in given.configs:
+        for classes in given.classes:
+            run = build(path, classes, given.set)
+            step, bound, ratios = measure(run, given.turns, given.steps)
+            cells = [Path(path).stem, str(run.task.channels), f"{step:.0f}", f"{bound:.0f}"]
+            cells += [f"{value:.2f}" for value in (statistics.median(ratios), min(ratios), max(ratios))]
+            print("| " + " | ".join(cells) + " |", flush=True)
+            keras.backend.clear_session()
+
+
+if __name__ == "__main__":
+    errors.run(main)
