@@ -21,12 +21,13 @@ def trainable_twin(network):
     return copy
 
 
-def follow(target, source, decay, statistics="copy"):
+def follow(target, source, decay, statistics="average"):
     """target <- decay * target + (1 - decay) * source, weight by weight, in float32.
 
-    statistics: what happens to the non-trainable weights (batch-norm means and variances) of the source. "copy"
-    takes the source's values, as ProDA's code does; they are moving averages already. "average" treats them like
-    all others: an average of averages, which remembers the far larger variances of the first steps for long. "keep"
+    statistics: what happens to the non-trainable weights (batch-norm means and variances) of the source. "average"
+    treats them like all others, so that they belong to the weights they stand beside. "copy" takes the source's
+    present values, as ProDA's code does: when the source begins to see other images, as strong views after a warm-up,
+    its new statistics do not fit the target's old weights, and what the target predicts collapses for a while. "keep"
     leaves the target its own, for a target that is trained too and has gathered them.
     """
     decay = tf.cast(decay, tf.float32)

@@ -29,7 +29,7 @@ class RobustMutual(SemiSupervised):
     Where the paper is silent or garbled: p0 "online", the present teacher's output, or "stage", that of the teachers
     frozen at the start of the stage. prototype_start "bias_corrected" or "full_pass" over the data before a stage.
     cutmix: a mask of its own for each student ("independent"), one for both ("shared"), or "none".
-    teacher_statistics: whether batch-norm statistics are copied or averaged like weights. ema_decay.
+    teacher_statistics: whether batch-norm statistics are averaged like weights, or copied. ema_decay.
     """
 
     learners = 2
@@ -40,7 +40,7 @@ class RobustMutual(SemiSupervised):
     def __init__(self, networks, task, *, labels_from: Literal["teachers", "students"] = "teachers",
                  self_supervision: bool = True, rectification: bool = True, input_noise: bool = True,
                  model_noise: bool = True, warm_up: Amount = 0.2, stages: int = 1, unlabeled_weight: Weight = 1.0,
-                 ema_decay: Share = 0.999, teacher_statistics: Literal["copy", "average"] = "copy",
+                 ema_decay: Share = 0.999, teacher_statistics: Literal["average", "copy"] = "average",
                  p0: Literal["online", "stage"] = "online", prototype_momentum: Share = 0.9999,
                  prototype_start: Literal["bias_corrected", "full_pass"] = "bias_corrected",
                  cutmix: Literal["independent", "shared", "none"] = "independent", **shared):  # fmt: skip
@@ -212,7 +212,7 @@ class Mutual(RobustMutual):
 
     def __init__(self, networks, task, *, input_noise: bool = True, model_noise: bool = True, warm_up: Amount = 0.2,
                  unlabeled_weight: Weight = 1.0, ema_decay: Share = 0.999,
-                 teacher_statistics: Literal["copy", "average"] = "copy",
+                 teacher_statistics: Literal["average", "copy"] = "average",
                  cutmix: Literal["independent", "shared", "none"] = "independent", **shared):  # fmt: skip
         super().__init__(
             networks, task, labels_from="students", self_supervision=False, rectification=False,

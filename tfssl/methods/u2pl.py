@@ -48,7 +48,7 @@ class U2PL(SemiSupervised):
     watched = ("used_pixels", "anchors", "contrasted_classes", "queue_fill")
 
     def __init__(self, networks, task, *, warm_up: Amount = 0.0125, ema_decay: Share = 0.99,
-                 teacher_statistics: Literal["copy", "average"] = "copy", mix: Literal["cutmix", "none"] = "cutmix",
+                 teacher_statistics: Literal["average", "copy"] = "average", mix: Literal["cutmix", "none"] = "cutmix",
                  student_view: Literal["weak", "strong"] = "weak", ohem: Share | None = None,
                  unsupervised_weight: Weight = 1.0, adaptive_weight: bool = True, unreliable: Share = 0.2,
                  dynamic_partition: bool = True, contrast_weight: Weight = 0.1,
