@@ -62,7 +62,7 @@ def expected_step(method, batch, *, pairs=2, labels_from="others", student_view=
     outputs = [student(both, training=True) for student in method.students]
     features = [np.array(output["features"]).reshape(-1, 8) for output in outputs]
     sure = [classified(s, o["features"]).max(-1).ravel() for s, o in zip(method.students, outputs, strict=True)]
-    banks = [(bank.value.numpy()[:, :ROOM], np.arange(ROOM) < bank.filled.numpy()[:, None]) for bank in method.banks]
+    banks = [(bank.keys.numpy(), np.arange(ROOM) < bank.filled.numpy()[:, None]) for bank in method.banks]
     every_key, every_held = (np.concatenate(part, axis=1) for part in zip(*banks, strict=True))
     found, high_share, low_share = {}, [], []
     for k in range(pairs):

@@ -69,7 +69,7 @@ def test_what_goes_into_the_banks(quota, chosen):
         assert any(keys.values()) and max(map(len, right.values())) > quota
         for k, wanted in keys.items():
             places = (following[k] + np.arange(len(wanted))) % ROOM
-            found = bank.value.numpy()[k][places]
+            found = bank.keys.numpy()[k][places]
             if chosen == "confident":
                 np.testing.assert_allclose(found, np.reshape(wanted, [-1, 8]), rtol=1e-4, atol=1e-5)
             else:
@@ -77,7 +77,7 @@ def test_what_goes_into_the_banks(quota, chosen):
                 assert (distance.min(1) < 1e-4).all() and len(set(distance.argmin(1))) == len(wanted)
                 assert not wanted or not np.allclose(found, wanted, atol=1e-4) or len(wanted) == len(right[k])
             rest = np.setdiff1d(np.arange(ROOM), places)
-            np.testing.assert_array_equal(bank.value.numpy()[k][rest], value[k][rest])
+            np.testing.assert_array_equal(bank.keys.numpy()[k][rest], value[k * ROOM + rest])
             assert bank.filled.numpy()[k] == min(filled[k] + len(wanted), ROOM)
             assert bool(bank.seen.numpy()[k]) == (k in shown)
 

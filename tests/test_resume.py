@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contracts import CONTRACTS
 from tests.runs_for_tests import (
     SEGFORMER,
     assert_same_bits,
@@ -25,6 +26,7 @@ from tests.runs_for_tests import (
     write_data,
 )
 from tfssl import fit, runs
+from tfssl.methods import METHODS
 
 PROJECT = Path(fit.__file__).parent.parent
 HEADED = {"name": "s4l", "ema_decay": 0.9}
@@ -180,6 +182,22 @@ def test_labels_named_for_unlabeled_images_change_no_bit(root, tmp_path):
         spoil(root / label_name(number))
     fit.fit(path, output_dir=tmp_path / "spoiled")
     assert_same_run(tmp_path / "good", tmp_path / "spoiled")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_goes_on_to_the_same_bits_and_sees_no_hidden_label(name, root, tmp_path):
+    """One run is whole, with labels beside the unlabeled images; the other is cut, and has garbage in their place."""
+    path = write_configuration(
+        tmp_path / "run.json", configuration(root, method={"name": name, **CONTRACTS[name].shown})
+    )
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    expected = fit_and_hold(path, whole)
+    for number in range(4, 8):
+        garbage(root / label_name(number))
+    fit_and_cut(path, cut, 5)
+    assert_same_bits(expected, fit_and_hold(path, cut))
+    assert_same_run(whole, cut)
 
 
 # A process of its own: kill -9.

@@ -27,12 +27,13 @@ OPTIONS = [
     {"negatives_from": "all", "labeled_negatives": False, "rank_low": 2, "temperature": 0.5},
     {"rank_low": None, "dynamic_partition": False, "adaptive_weight": False, "unsupervised_weight": 2.5},
     {"queues": False, "ohem": 0.7, "student_view": "strong", "contrast_weight": 0.1},
+    {"mix": "cutmix"},
 ]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_the_step_is_what_the_paper_says(options):
-    method, batch = apart(make(**SILENT, **options)), make_batch()
+    method, batch = apart(make(**SILENT | options)), make_batch()
     expected, pushed = reading(method, batch, **options)
     before = [held(method, c) for c in range(C)]
     logged = eager_step(method, batch)
@@ -48,7 +49,8 @@ def test_the_step_is_what_the_paper_says(options):
 def test_no_two_options_read_the_same():
     """What the tests of the step compare with is another number for each option."""
     method, batch = apart(make(**SILENT)), make_batch()
-    single = {f"{name} {value}": {name: value} for options in OPTIONS for name, value in options.items()}
+    plain = [options for options in OPTIONS if "mix" not in options]
+    single = {f"{name} {value}": {name: value} for options in plain for name, value in options.items()}
     for same_here in ("rank_high 3", "class_average present", "queues False"):  # all classes are, of three ranks
         del single[same_here]
     terms = [reading(method, batch, **options)[0] for options in [{}, *single.values()]]
@@ -121,8 +123,11 @@ def test_few_classes_leave_no_unreliable_negatives_and_the_user_is_told(capsys):
     told = capsys.readouterr()
     assert told.out == "" and told.err == (
         "warning: method.rank_low is 3, but there are 3 classes: no unreliable pixel can be a negative, "
-        "only labeled ones can; set method.rank_low to 2\n"
+        "and no labeled one may: there is no contrast; set method.rank_low to 2\n"
     )
+    assert "only labeled ones can" in make(rank_low=3).cautions()[0]
+    assert "method.unreliable is 0" in make(unreliable=0.0).cautions()[0]
+    assert not make(rank_low=2).cautions() and not make(unreliable=0.0, negatives_from="all").cautions()
     mended = make(**SILENT, rank_low=2, labeled_negatives=False)
     assert eager_step(mended, make_batch())["contrast"] > 0
     assert mended.cautions() == make(rank_low=None).cautions() == []
@@ -140,8 +145,8 @@ def test_a_class_without_negatives_has_no_part():
 
 
 def test_the_size_of_the_queues_is_told_up_front(capsys):
-    fit.tell(make(channels=100, queue_capacity=900, background_capacity=2499))
-    assert capsys.readouterr().out == "memories of the method: 3 MB on each device\n"  # 3 x 2500 x 100 floats
+    fit.tell(make(channels=100, queue_capacity=900, background_capacity=5699))
+    assert capsys.readouterr().out == "memories of the method: 3 MB on each device\n"  # 7500 x 100 floats
 
 
 def test_without_queues_nothing_is_remembered():

@@ -7,6 +7,7 @@ from tests.contracts import CONTRACTS
 from tests.mutual_for_tests import cross_entropy, softmax
 from tests.networks_for_tests import CLASSES, QUIET, VOID, make_method, streamed
 from tests.test_losses_contrast import slow_contrast
+from tfssl import mixing
 from tfssl.methods import u2pl
 from tfssl.randomness import fold
 
@@ -51,7 +52,7 @@ def held(method, c):
     """The keys in the queue of class c, the oldest first."""
     filled, following = int(method.queues.filled[c]), int(method.queues.next[c])
     places = (following - filled + np.arange(filled)) % method.queues.capacity[c]
-    return method.queues.value.numpy()[c][places]
+    return method.queues.value.numpy()[method.queues.first[c] + places]
 
 
 def ranks(p):
@@ -65,9 +66,6 @@ def reading(method, batch, **options):
     step, key, count = int(method.optimizer.iterations.numpy()), method.key(), len(image)
     told = method.teacher(np.concatenate([image, weak]), training=False)
     p, z = softmax(told["logits"]), np.array(method.projection_teacher(told["features"], training=False))
-    seen = strong[0] if own.get("student_view") == "strong" else weak
-    studied = method.student(np.concatenate([image, seen]), training=True)
-    logits, represented = np.array(studied["logits"]), np.array(method.projection(studied["features"], training=True))
     scores = tf.random.stateless_uniform([*p.shape[:3]], fold(key, u2pl.CHOICE)).numpy()
 
     # Equations 5 to 8
@@ -77,6 +75,16 @@ def reading(method, batch, **options):
     reliable, unreliable = valid & (entropy <= gamma), valid & (entropy > gamma)
     lowest = valid & (entropy < np.percentile(entropy[valid], 100 * alpha) - 1e-6)
     pseudo = np.where(reliable, p[count:].argmax(-1), VOID)
+    given = {"reliable": reliable, "lowest": lowest}[own["anchors_from"]]
+    truth = np.concatenate([label, np.where(given, p[count:].argmax(-1), VOID)])
+    sure = np.take_along_axis(p, np.where(truth == VOID, 0, truth)[..., None], -1)[..., 0] > own["anchor_threshold"]
+    anchor = np.where(sure, truth, VOID)  # equations 9 to 11
+    seen = strong[0] if own.get("student_view") == "strong" else weak
+    if method.mix == "cutmix":  # one mask for all three; `mixing` has tests of its own
+        mixed = mixing.cutmix(fold(key, u2pl.MIX), *map(tf.constant, (seen, pseudo, anchor[count:])))
+        seen, pseudo, anchor[count:] = map(np.array, mixed)
+    studied = method.student(np.concatenate([image, seen]), training=True)
+    logits, represented = np.array(studied["logits"]), np.array(method.projection(studied["features"], training=True))
     weight = valid.sum() / reliable.sum() if own["adaptive_weight"] else 1
     terms = {"supervised": supervised(label, logits[:count], own["ohem"]),
              "unsupervised": own["unsupervised_weight"] * weight * cross_entropy(pseudo, logits[count:]),
@@ -88,19 +96,14 @@ def reading(method, batch, **options):
     for n, row, column in np.ndindex(z.shape[:3]):
         y, x = 4 * row + 2, 4 * column + 2
         order, labeled, m = ranks(p[n, y, x]), n < count, n - count
-        if labeled:
-            truth = label[n, y, x]
-        else:
-            given = {"reliable": reliable, "lowest": lowest}[own["anchors_from"]]
-            truth = p[n, y, x].argmax() if given[m, y, x] else VOID
         for c in range(C):
-            if truth == c and p[n, y, x, c] > own["anchor_threshold"]:
+            if anchor[n, y, x] == c:
                 anchors[c].append((scores[n, y, x], represented[n, row, column]))
-            if truth == c and p[n, y, x, c] > own["positive_threshold"]:
+            if truth[n, y, x] == c and p[n, y, x, c] > own["positive_threshold"]:
                 central[c].append(z[n, row, column])
             if labeled:
                 near = own["rank_low"] is None or order[c] < own["rank_low"]
-                negative = own["labeled_negatives"] and truth not in (c, VOID) and near
+                negative = own["labeled_negatives"] and truth[n, y, x] not in (c, VOID) and near
             else:
                 low, high = (1, C) if own["rank_low"] is None else (own["rank_low"], own["rank_high"])
                 negative = candidate[m, y, x] and low <= order[c] < high

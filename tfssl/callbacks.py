@@ -55,7 +55,9 @@ class Log(keras.callbacks.Callback):
         with self.writer.as_default(step):
             for name, value in {"learning_rate": rate, **logs}.items():
                 tf.summary.scalar(f"training/{name}", value)
-        self.alarms.after_row(step, {name: logs[name] for name in self.run.method.terms if name in logs})
+        method = self.run.method
+        begun = [name for name in method.terms if name in logs and step - training.log_every >= method.begins(name)]
+        self.alarms.after_row(step, {name: logs[name] for name in begun})
         self.run.method.reset_trackers()
 
 

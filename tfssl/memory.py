@@ -64,9 +64,10 @@ class Prototypes(keras.layers.Layer):
 class ClassQueues(keras.layers.Layer):
     """One first-in-first-out queue of keys per class (U2PL; Cross Teacher Training).
 
-    capacity: of each queue, one number or one per class; all have the room of the largest, V. What is stored has no
-    gradient. `value` [C, V + 1, D] holds the keys and in the last place nothing: what is absent from a push is written
-    there, as zeros. `filled` [C] is how many keys count, `next` [C] where the next one goes.
+    capacity: of each queue, one number or one per class. What is stored has no gradient. `value` [sum of capacities +
+    1, D] holds the queues one after another, that of class c from row `first[c]` on, and in the last row nothing: what
+    is absent from a push is written there, as zeros. `filled` [C] is how many keys count, `next` [C] where in its
+    queue the next one goes.
 
     Queues may take a gigabyte, so a step reads and writes only the places it is about, never a copy of the whole.
     """
@@ -74,7 +75,8 @@ class ClassQueues(keras.layers.Layer):
     def __init__(self, classes, capacity, channels, **arguments):
         super().__init__(trainable=False, **arguments)
         self.capacity = np.broadcast_to(np.asarray(capacity, np.int32), [classes])
-        shape = (classes, int(self.capacity.max()) + 1, channels)
+        self.first = np.cumsum(self.capacity, dtype=np.int32) - self.capacity
+        shape = (int(self.capacity.sum()) + 1, channels)
         self.value = self.add_weight(name="value", shape=shape, initializer="zeros", trainable=False)
         self.filled = self.add_weight(
             name="filled", shape=(classes,), initializer="zeros", dtype="int32", trainable=False
@@ -104,12 +106,11 @@ class ClassQueues(keras.layers.Layer):
         if keys.shape[1] > self.capacity.min():
             raise ValueError(f"a queue of {self.capacity.min()} cannot take {keys.shape[1]} keys at once")
         order = tf.cumsum(tf.cast(present, tf.int32), axis=1, exclusive=True)
-        place = tf.where(present, (self.next[:, None] + order) % self.capacity[:, None], self.value.shape[1] - 1)
+        row = self.first[:, None] + (self.next[:, None] + order) % self.capacity[:, None]
+        row = tf.where(present, row, self.value.shape[0] - 1)
         keys = tf.where(present[..., None], tf.cast(keys, tf.float32), 0.0)
-        # A mirrored variable knows no scatter_nd_update, the part of this replica does.
-        tf.raw_ops.ResourceScatterNdUpdate(
-            ref=self.value.value.handle, indices=self._places(place), updates=tf.stop_gradient(keys)
-        )
+        # A mirrored variable knows no scatter_update, the part of this replica does.
+        tf.raw_ops.ResourceScatterUpdate(resource=self.value.value.handle, indices=row, updates=tf.stop_gradient(keys))
         pushed = tf.reduce_sum(tf.cast(present, tf.int32), axis=1)
         self.filled.assign(tf.minimum(self.filled + pushed, self.capacity))
         self.next.assign((self.next + pushed) % self.capacity)
@@ -124,17 +125,13 @@ class ClassQueues(keras.layers.Layer):
         filled = self.filled[:, None]
         index = tf.cast(draws * tf.cast(filled, tf.float32), tf.int32)
         index = tf.minimum(index, tf.maximum(filled - 1, 0))
-        return tf.raw_ops.ResourceGatherNd(
-            resource=self.value.value.handle, indices=self._places(index), dtype=tf.float32
-        )
-
-    def _places(self, index):
-        """Indices [C, K, 2] into `value` of the places [C, K] in each class's queue."""
-        return tf.stack([tf.broadcast_to(tf.range(index.shape[0])[:, None], tf.shape(index)), index], axis=-1)
+        row = self.first[:, None] + index
+        found = tf.raw_ops.ResourceGather(resource=self.value.value.handle, indices=row, dtype=tf.float32)
+        return tf.where(filled[..., None] > 0, found, 0.0)
 
 
 class LabeledQueues(ClassQueues):
-    """Queues that know which classes labels have shown so far (Cross Teacher Training): `seen` [C], 1 for each."""
+    """Queues of one length V that know which classes labels have shown so far (Cross Teacher Training): `seen` [C]."""
 
     def __init__(self, classes, capacity, channels, **arguments):
         super().__init__(classes, capacity, channels, **arguments)
@@ -147,9 +144,14 @@ class LabeledQueues(ClassQueues):
         return tf.reduce_any(seen) & tf.reduce_all(self.full | ~seen)
 
     @property
+    def keys(self):
+        """All places, [C, V, D]."""
+        return tf.reshape(tf.convert_to_tensor(self.value)[:-1], [len(self.capacity), -1, self.value.shape[1]])
+
+    @property
     def held(self):
-        """Which places hold a key: bool [C, V]."""
-        return tf.range(self.value.shape[1]) < tf.convert_to_tensor(self.filled)[:, None]
+        """Which of them hold a key: bool [C, V]."""
+        return tf.range(self.capacity[0]) < tf.convert_to_tensor(self.filled)[:, None]
 
     @property
     def fill(self):

@@ -99,7 +99,7 @@ def total_variation(first, second, valid):
 
 
 def entropy(probability):
-    """H(p) = -sum_k p_k log p_k of each pixel, in nats (U2PL eq. 6), 0 log 0 = 0. probability: [B, H, W, C]."""
+    """H(p) = -sum_k p_k log p_k of each pixel, in nats (U2PL eq. 5), 0 log 0 = 0. probability: [B, H, W, C]."""
     return -tf.reduce_sum(tf.math.xlogy(probability, probability), axis=-1)
 
 

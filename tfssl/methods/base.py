@@ -92,6 +92,10 @@ class SemiSupervised(keras.Model):
         """The steps at which the learning-rate schedule starts anew, the first of them 0."""
         return [0]
 
+    def begins(self, term):
+        """The step from which on a term that is exactly 0 is a fault, of those that take part in the step."""
+        return 0
+
     def cautions(self):
         """Sentences for the user before training: settings that leave a part of the method without effect."""
         return []
@@ -120,7 +124,8 @@ class SemiSupervised(keras.Model):
         variables = [variable for network in networks for variable in network.trainable_variables]
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
-        probe = self.optimizer.iterations % self.probe_every == 0 if self.shares else None
+        # of the move's own optimizer: the first one's has counted this step already when a second move begins
+        probe = optimizer.iterations % self.probe_every == 0 if self.shares else None
 
         def differentiate():
             with tf.GradientTape(persistent=probe is not None) as tape:
@@ -136,8 +141,10 @@ class SemiSupervised(keras.Model):
         if self.xla:
             differentiate = tf.function(differentiate, jit_compile=True)
         terms, extras, sizes, gradients = differentiate()
+        together = tf.add_n(list(sizes.values())) if sizes else None
         for term, size in sizes.items():
-            self.trackers[share_of(term)].update_state(size, sample_weight=tf.cast(probe, tf.float32))
+            share = tf.math.divide_no_nan(size, together)  # of this move: other moves teach other networks
+            self.trackers[share_of(term)].update_state(share, sample_weight=tf.cast(probe, tf.float32))
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
         for network in networks:
             average_statistics(network)
@@ -153,9 +160,8 @@ class SemiSupervised(keras.Model):
         """Log the terms and the watched numbers of this step; what train_step returns."""
         for name, value in {**terms, **watched}.items():
             self.trackers[name].update_state(value)
-        logged = {name: self.trackers[name].result() for name in self.logged if name in {**terms, **watched}}
-        sizes = {share_of(term): self.trackers[share_of(term)].result() for term in terms if self.shares}
-        return logged | {name: tf.math.divide_no_nan(size, sum(sizes.values())) for name, size in sizes.items()}
+        known = {*terms, *watched, *(share_of(term) for term in terms)}
+        return {name: self.trackers[name].result() for name in self.logged if name in known}
 
     # What training uses.
 

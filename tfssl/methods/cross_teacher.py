@@ -28,16 +28,18 @@ class CrossTeacher(SemiSupervised):
 
     Xiao et al., "Semi-supervised semantic segmentation with cross teacher training", 2022, arXiv:2209.01327.
 
-    Options, the paper's way first. pairs: 2, or 1 (a mean teacher) or 3 (table 6). labels_from (table 5): "others", the
-    other pairs' teachers; "own", separate mean teachers, whose mean is scored as "ensemble"; "all", dual teachers;
+    Options, the paper's way first. pairs: 2, or 1 (a mean teacher) or 3 (table 6). labels_from (table 5): "others",
+    the other pairs' teachers; "own", separate mean teachers, whose mean is scored as "ensemble"; "all", dual teachers;
     "students", direct mutual teaching. Weights of 0 give table 4. memory_size: V, keys of a class (table 7); 0 is no
-    contrast. threshold: phi (table 8). directional: off is M_lc = 1 - M_hc (table 9). mix: nothing is said of it, hence
-    "none"; or "cutmix". student_view: "weak" or "strong". Rotations, flips and translations: `data.weak`.
+    contrast. threshold: phi (table 8). directional: off is M_lc = 1 - M_hc (table 9). mix: nothing is said of it,
+    hence "none"; or "cutmix" or "classmix", one mask for all students. student_view: "weak" or "strong". Rotations,
+    flips and translations: `data.weak`.
     Its numbers are lost, so ours are the weights of the contrasts, temperature (tau) and ema_decay (alpha). quota: n,
     keys of a class and image; V / N_l rounds to the least, 1, from 86 labeled images on. chosen: the most "confident"
     n or "random" ones; the text says both. start_by: the contrasts begin when the banks are full, but then at the
     latest; the paper waits for all classes, here for those seen in labels, and one may never fill. anchors: so many
-    pixels a step, student and contrast, drawn from all that the paper takes: the cost of a step is bounded.
+    pixels a step, student and contrast, drawn from all that the paper takes: the cost of a step is bounded. Eq. 6 and
+    8 are means over these pixels, whatever their class.
     """
 
     learners = 2
@@ -50,7 +52,7 @@ class CrossTeacher(SemiSupervised):
                  low_weight: Weight = 0.1, memory_size: Annotated[int, Field(ge=0)] = 128, quota: Count = 1,
                  chosen: Literal["confident", "random"] = "confident", start_by: Amount = 0.1,
                  temperature: Annotated[float, Field(gt=0)] = 0.1, threshold: Share = 0.75, directional: bool = True,
-                 anchors: Count = 256, mix: Literal["none", "cutmix"] = "none",
+                 anchors: Count = 256, mix: Literal["none", "cutmix", "classmix"] = "none",
                  student_view: Literal["weak", "strong"] = "weak", **shared):  # fmt: skip
         kinds = KINDS if pairs > 1 else KINDS[:-1]  # eq. 8 needs a peer
         super().__init__(task, terms=tuple(f"{kind}_{k + 1}" for kind in kinds for k in range(pairs)), **shared)
@@ -83,13 +85,13 @@ class CrossTeacher(SemiSupervised):
         (image, label), (weak, valid, *strong) = batch["labeled"], batch["unlabeled"]
         step, key = self.optimizer.iterations + 0, self.key()
         self.refuse_overflow(image.shape[0])
+        started, held, fill = self.look_into_banks(step)  # out here: XLA on a GPU cannot read integer variables
 
         def terms():
             looked = [teacher(chain(image, weak), training=False) for teacher in self.teachers]
             said = looked if self.guides is self.teachers else [each(weak, training=False) for each in self.guides]
             told = [self.task.activation(output["logits"][-weak.shape[0] :]) for output in said]
             pseudo = [losses.pseudo_label(p, valid, self.task.ignore_index) for p in told]  # eq. 3
-            # One mask for all: eq. 8 compares what two students make of the same pixel.
             seen, *pseudo = self.mixed(fold(key, MIX), strong[0] if strong else weak, *pseudo)
             studied = [self.study(k, chain(image, seen), key) for k in range(len(self.students))]
             logits = [output["logits"] for output in studied]  # eq. 4, before the softmax
@@ -97,10 +99,11 @@ class CrossTeacher(SemiSupervised):
                 "supervised": [self.task.loss(label, each[: image.shape[0]]) for each in logits],  # eq. 1, 2
                 "cross": [self.crossed(k, pseudo, each[image.shape[0] :]) for k, each in enumerate(logits)],
             }
-            contrasts, watched = self.contrasts(studied, label, pseudo, step, key)
+            contrasts, watched = self.contrasts(studied, label, pseudo, held, key)
             if told[1:]:
                 watched["total_variation"] = losses.total_variation(*told[:2], valid)
             fresh = [self.select(k, looked[k]["features"], label, key) for k in range(len(self.banks))]
+            contrasts = {kind: [started * loss for loss in values] for kind, values in contrasts.items()}
             return self.weighted(found | contrasts), (watched, fresh)
 
         minimised, (watched, fresh) = self.minimize(terms, self.students, self.optimizer)
@@ -108,11 +111,15 @@ class CrossTeacher(SemiSupervised):
             bank.push(*keys)
         for teacher, student in zip(self.teachers, self.students, strict=True):
             follow(teacher, student, warmed_up(self.ema_decay, step))
-        return self.track(minimised, **watched)
+        return self.track(minimised, **watched, **fill)
 
     # The parts of a step.
 
     def mixed(self, key, image, *labels):
+        """One mask for all: eq. 8 compares what two students make of the same pixel."""
+        if self.mix == "classmix":
+            known = {"classes": self.task.channels, "ignore_index": self.task.ignore_index}
+            return mixing.classmix(key, labels[0], image, *labels, **known)
         return mixing.cutmix(key, image, *labels) if self.mix == "cutmix" else (image, *labels)
 
     def study(self, k, image, key):
@@ -123,7 +130,7 @@ class CrossTeacher(SemiSupervised):
     def crossed(self, k, pseudo, logits):
         """Student k's part of eq. 5; of several tellers the mean, so that the weight means the same for any number."""
         found = [losses.cross_entropy(pseudo[j], logits, ignore_index=self.task.ignore_index) for j in self.tellers[k]]
-        return tf.add_n(found) / len(found)
+        return mean(found)
 
     def weighted(self, found):
         """The terms of eq. 10, whose sum is minimised."""
@@ -144,43 +151,41 @@ class CrossTeacher(SemiSupervised):
 
     # The contrasts, at the features' resolution, of labeled and unlabeled pixels alike.
 
-    def contrasts(self, studied, label, pseudo, step, key):
-        """({"high": [loss of each student], "low": ...}, what is watched of it); the losses are 0 before the start."""
+    def contrasts(self, studied, label, pseudo, held, key):
+        """({"high": [loss of each student], "low": ...}, what is watched of it); held: of each bank."""
         if not self.banks:
             return {}, {}
         grid = studied[0]["features"]
         views = [self.view(k, resize_like(output["features"], grid)) for k, output in enumerate(studied)]
-        full = tf.reduce_all([bank.ready for bank in self.banks])
-        started = tf.cast(full | (step >= self.start_by), tf.float32)
-        found, shares = {}, {"bank_fill": [bank.fill for bank in self.banks]}
+        found, shares = {}, {}
         for k in range(len(views)):
             classes = tf.reshape(pick_like(chain(label, pseudo[self.tellers[k][0]]), grid), [-1])
             contrasts = {"high": self.high, "low": self.low} if len(views) > 1 else {"high": self.high}
             for number, (kind, contrast) in enumerate(contrasts.items()):
-                loss, share = contrast(k, views, classes, fold(fold(key, CONTRAST + number), k))
-                found.setdefault(kind, []).append(started * loss)
+                loss, share = contrast(k, views, classes, held, fold(fold(key, CONTRAST + number), k))
+                found.setdefault(kind, []).append(loss)
                 shares.setdefault(f"{kind}_pixels", []).append(share)
-        return found, {name: tf.add_n(values) / len(values) for name, values in shares.items()}
+        return found, {name: mean(values) for name, values in shares.items()}
 
     def view(self, k, features):
         """(features [P,D], confidence [P]) of student k: ||C(f)||_inf is that of all of f, without dropout."""
         sure = tf.reduce_max(self.probability(self.students[k], features), axis=-1)
         return tf.reshape(features, [-1, features.shape[-1]]), tf.reshape(sure, [-1])
 
-    def high(self, k, views, classes, key):
+    def high(self, k, views, classes, held, key):
         """(student k's eq. 6, the share of pixels in M_hc)."""
-        (features, sure), bank = views[k], self.banks[k]
+        features, sure = views[k]
         mask = losses.high_quality(sure, self.threshold)  # eq. 7
         pixels, share, _ = self.draw(features, classes, mask, key)
-        return losses.high_contrast(*pixels, bank.value, bank.held, self.temperature), share  # eq. 6
+        return losses.high_contrast(*pixels, self.banks[k].keys, held[k], self.temperature), share  # eq. 6
 
-    def low(self, k, views, classes, key):
+    def low(self, k, views, classes, held, key):
         """(student k's eq. 8, the share of pixels in M_lc); of several peers the surest at each pixel."""
         features, sure = views[k]
         better, surer = functools.reduce(losses.surest, views[:k] + views[k + 1 :])
         mask = losses.low_quality(sure, surer, self.threshold, self.directional)  # eq. 9
         pixels, share, index = self.draw(features, classes, mask, key)
-        keys, held = (tf.concat([getattr(bank, name) for bank in self.banks], 1) for name in ("value", "held"))
+        keys, held = tf.concat([bank.keys for bank in self.banks], 1), tf.concat(held, 1)
         return losses.low_contrast(*pixels, tf.gather(better, index), keys, held, self.temperature), share  # eq. 8
 
     def draw(self, features, classes, mask, key):
@@ -193,6 +198,18 @@ class CrossTeacher(SemiSupervised):
     def probability(self, network, features):
         """C(f): class probabilities of features [B,h,w,D], where they are and not enlarged."""
         return self.task.activation(network.get_layer("classifier")(features, training=False))
+
+    def look_into_banks(self, step):
+        """(1 once the contrasts have begun and 0 before, which places hold a key in each bank, what is logged)."""
+        if not self.banks:
+            return 0.0, [], {}
+        full = tf.reduce_all([bank.ready for bank in self.banks])
+        started = tf.cast(full | (step >= self.start_by), tf.float32)
+        return started, [bank.held for bank in self.banks], {"bank_fill": mean([bank.fill for bank in self.banks])}
+
+    def begins(self, term):
+        """Before it the contrasts may be 0, as long as the banks fill."""
+        return 0 if term.startswith(("supervised", "cross")) else self.start_by
 
     def refuse_overflow(self, images):
         """A bank must have room for all keys of a step, those of all replicas."""
@@ -221,6 +238,10 @@ class CrossTeacher(SemiSupervised):
         """All teachers together (table 5), the mean of their probabilities as logits: scored, but one network ships."""
         said = [self.task.activation(teacher(image, training=False)["logits"]) for teacher in self.teachers]
         return {"logits": tf.math.log(tf.maximum(tf.add_n(said) / len(said), 1e-30))}
+
+
+def mean(values):
+    return tf.add_n(values) / len(values)
 
 
 def tellers(pairs, labels_from):

@@ -22,12 +22,14 @@ class GTA(SemiSupervised):
     The student's classifier never learns from a pseudo-label. (In the published code assistant and student share it.)
 
     Options, the paper's way first. transmission: what of the assistant the student follows, the "encoder" or "all" of
-    it (table 5; the mean teacher of tables 4 and 5 is the method `mean_teacher`). assistant_learns, student_learns:
-    from what (table 7). ema_decay: alpha of eq. 9 and eq. 12; warm_up on labels alone (table 8; the paper says "all
-    three": here assistant and student learn, the teacher follows). reweighting off, or smoothing 0 (tau; table 9).
-    dropped: the share of pixels, the least confident, that are ignored.
-    Where the paper is silent: the assistant sees strong views ("weak" by assistant_view) mixed by CutMix (`mix`), and
-    begins as a copy of the student, since averaging the encoders of unlike networks means nothing.
+    it (table 5). assistant_learns, student_learns: from what (table 7). ema_decay: alpha of eq. 9 and eq. 12, the
+    teacher's rising to it over its first steps, so that the start is soon forgotten. warm_up on labels alone: 1 epoch
+    of 80 (table 8; the paper says "all three": here assistant and student learn, the teacher follows). reweighting off,
+    or smoothing 0 (tau; table 9). dropped: the share of pixels, the least confident, that are ignored.
+    Readings: g, the predictor that no pseudo-label teaches, is a network's last convolution and f is all before it;
+    the paper's g begins at 512 features, in the authors' code two convolutions before that. Where the paper is silent:
+    the assistant sees strong views ("weak" by assistant_view) mixed by CutMix (`mix`), and begins as a copy of the
+    student, since averaging the encoders of unlike networks means nothing.
     """
 
     terms = ("assistant", "supervised")
@@ -36,7 +38,7 @@ class GTA(SemiSupervised):
     def __init__(self, networks, task, *, ema_decay: Share = 0.99, transmission: Literal["encoder", "all"] = "encoder",
                  assistant_learns: Lessons = "pseudo_labels", student_learns: Lessons = "labels",
                  dropped: Share = 0.2, reweighting: bool = True, smoothing: Weight = 1.0,
-                 unlabeled_weight: Weight = 1.0, warm_up: Amount = 0.1,
+                 unlabeled_weight: Weight = 1.0, warm_up: Amount = 0.0125,
                  assistant_view: Literal["strong", "weak"] = "strong",
                  mix: Literal["none", "cutmix"] = "cutmix", **shared):  # fmt: skip
         super().__init__(task, **shared)

@@ -29,16 +29,18 @@ class U2PL(SemiSupervised):
     Wang et al., "Semi-supervised semantic segmentation using unreliable pseudo-labels", CVPR 2022, arXiv:2203.03884.
 
     Options, the paper's way first. unreliable: alpha_0 (table 7). dynamic_partition: eq. 7, or alpha_0 throughout.
-    adaptive_weight: eq. 8, or eta alone, which is `unsupervised_weight`. contrast: eq. 4, or "binary", eq. A1. anchors,
-    negatives, temperature, anchor_threshold: M, N, tau, delta_p. rank_low, rank_high: r_l, r_h (table 5); with
-    rank_low null negatives are of any rank (table 6). negatives_from: "unreliable" pixels, those of "lowest" entropy
-    (table 4's "Reliable"), or "all". queues: off, negatives are of this step alone (table 6). background_capacity: that
-    of class 0. pushed: how many keys a class may get in a step, drawn at random; the paper's gets all. ohem: null, or
-    the probability from which on a labeled pixel is easy (0.7 for Cityscapes). warm_up: on labels alone, 1 epoch of 80.
-    mix: "none" for table 6. student_view: "strong" is not the paper's. A weight of 0 takes its term away.
+    adaptive_weight: eq. 8, or eta alone, which is `unsupervised_weight`. contrast: eq. 4, or "binary", eq. A1.
+    anchors, negatives, temperature, anchor_threshold: M, N, tau, delta_p. rank_low, rank_high: r_l, r_h (table 5);
+    with rank_low null negatives are of any rank (table 6's "without" has 1). negatives_from: "unreliable" pixels,
+    those of "lowest" entropy (table 4's "Reliable"), or "all". queues: off, negatives are of this step alone (table
+    6). background_capacity: that of class 0. pushed: how many keys a class may get in a step, drawn at random; the
+    paper's gets all. ohem: null, or the probability from which on a labeled pixel is easy (0.7 for Cityscapes).
+    warm_up: on labels alone, 1 epoch of 80. mix, teacher_statistics of batch norm and student_view ("strong" is not
+    the paper's): of these it says no more. A weight of 0 takes its term away.
     Where the authors' code differs. labeled_negatives: off, it never finds one. anchors_from: "lowest", unlabeled
     anchors are the share alpha_t of lowest entropy. positive_threshold: 0, the positive is a mean over pixels whatever
-    their p(c). class_average: "present", over classes that have anchors. teacher_statistics, of batch norm.
+    their p(c). class_average: "present", over classes that have anchors. Left out: its thresholds from the mixed
+    image, and its draw between CutMix, ClassMix and CutOut.
     Readings. Eq. 3 is a mean over the pixels that are kept. The representation head ends in a 1x1 convolution. The
     teacher sees weak views unmixed, so negatives and positives are of those. The label, p and entropy of a feature are
     those of the pixel at its middle. ema_decay is the authors'.
@@ -178,9 +180,9 @@ class U2PL(SemiSupervised):
             return output["logits"], self.projection(output["features"], training=True)
 
     def follow_student(self, step):
-        decay = warmed_up(self.ema_decay, step)
-        follow(self.teacher, self.student, decay, self.statistics)
-        follow(self.projection_teacher, self.projection, decay, self.statistics)
+        follow(self.teacher, self.student, warmed_up(self.ema_decay, step), self.statistics)
+        since = tf.maximum(step - self.warm_up, 0)  # it first learns, and gathers statistics, after the warm-up
+        follow(self.projection_teacher, self.projection, warmed_up(self.ema_decay, since), self.statistics)
 
     # What is watched, and what the user should know before.
 
@@ -189,10 +191,13 @@ class U2PL(SemiSupervised):
 
     def cautions(self):
         low, classes = self.ranks[0], self.task.channels
-        if low is None or low < classes:
-            return []
-        return [f"method.rank_low is {low}, but there are {classes} classes: no unreliable pixel can be a negative, "
-                f"only labeled ones can; set method.rank_low to {classes - 1}"]  # fmt: skip
+        rest = "only labeled ones can" if self.labeled_negatives else "and no labeled one may: there is no contrast"
+        if low is not None and low >= classes:
+            return [f"method.rank_low is {low}, but there are {classes} classes: no unreliable pixel can be a "
+                    f"negative, {rest}; set method.rank_low to {classes - 1}"]  # fmt: skip
+        if self.unreliable == 0 and self.negatives_from != "all":
+            return [f"method.unreliable is 0: no unlabeled pixel can be a negative, {rest}"]
+        return []
 
 
 def pixels(values, like=None):
