@@ -61,7 +61,7 @@ CONTRACTS = {
     "cps": Contract(
         taught={f"{term}_{k}": f"network_{k}" for term in ("supervised", "cross") for k in (1, 2)},
         follows={"average": "network_1"}, learner="network_1", alone={"cross_weight": 0.0},
-        shown={"ema_decay": 0.9, "mix": "cutmix"}, unmixed={"mix": "none"},
+        shown={"ema_decay": 0.9, "mix": "cutmix"}, unmixed={"mix": "none"}, noisy=("total_variation",),
     ),
     "mutual": Contract(
         taught={f"{term}_{k}": f"student_{k}" for term in ("supervised", "peer") for k in (1, 2)},

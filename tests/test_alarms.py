@@ -1,7 +1,12 @@
 """Each alarm by a planted fault, once, in plain words; and none without a fault."""
 
-import numpy as np
+import html
 
+import numpy as np
+import pytest
+
+from tests.runs_for_tests import configuration, surroundings, write_configuration, write_data
+from tfssl import callbacks, fit
 from tfssl.alarms import PATIENCE, Alarms
 from tfssl.tables import read_table
 from tfssl.tasks import Segmentation
@@ -43,6 +48,62 @@ def test_a_network_that_predicts_one_class(tmp_path, capsys):
     alarms.after_evaluation(10, {"one_class": None})
     alarms.after_evaluation(20, {"one_class": "sky"})
     assert told(tmp_path / "alarms.csv") == [(20, "one class")] and "'sky'" in capsys.readouterr().err
+
+
+# In a run, where the fault is planted into the training itself.
+
+
+@pytest.fixture
+def faulty(tmp_path, monkeypatch):
+    """Runs a method while `fault(method)` spoils it after every step; the alarms that are then in its folder."""
+
+    def run(method, fault=lambda method: None):
+        def spoiled(self, batch, logs=None):
+            fault(self.run.method)
+            ends(self, batch, logs)
+
+        ends = callbacks.Log.on_train_batch_end
+        monkeypatch.setattr(callbacks.Log, "on_train_batch_end", spoiled)
+        training = {"steps": 12, "evaluate_every": 12, "log_every": 1, "checkpoint_every": 12}
+        content = configuration(root, method=method, training=training)
+        path = write_configuration(tmp_path / "run.json", content)
+        folder = fit.fit(path, output_dir=tmp_path / f"run_{len(list(tmp_path.glob('run_*')))}")
+        report = html.unescape((folder / "report.html").read_text())
+        assert all(row["text"] in report for row in read_table(folder / "alarms.csv"))
+        return told(folder / "alarms.csv")
+
+    root = write_data(tmp_path / "data")
+    with surroundings(tmp_path):
+        yield run
+
+
+def test_a_run_whose_term_has_no_weight(faulty):
+    assert faulty({"name": "mean_teacher", "consistency_weight": 0}) == [(10, "zero consistency")]
+
+
+def test_a_run_whose_second_network_becomes_the_first(faulty):
+    """Without a held-out part too."""
+
+    def become_equal(method):
+        method.networks[1].set_weights(method.networks[0].get_weights())
+
+    assert faulty({"name": "cps"}, become_equal) == [(12, "equal networks")]
+
+
+def test_a_run_whose_network_collapses(faulty):
+    def collapse(method):
+        bias = method.deployed.get_layer("classifier").get_layer("logits_convolution").bias
+        bias.assign([0, 1000, 0])
+
+    assert faulty({"name": "supervised", "ema_decay": None}, collapse) == [(12, "one class")]
+
+
+def test_a_contrast_that_has_not_begun_is_no_fault(faulty):
+    """The banks fill slowly; from start_by on it would be one."""
+    method = {"name": "cross_teacher", "memory_size": 64, "start_by": 12}
+    started = {**method, "start_by": 1, "high_weight": 0}
+    first, second = ([kind for _, kind in faulty(each) if kind.startswith("zero")] for each in (method, started))
+    assert first == [] and second == ["zero high_1", "zero high_2"]
 
 
 def test_one_class_is_told_from_the_scores():

@@ -82,6 +82,10 @@ def test_the_papers_values_are_the_defaults():
     assert (method.ema_decay, method.threshold, method.consistency_weight) == (0.99, 0.968, 1.0)
     assert method.mixes and method.strong_views == 1 and method.ramp_up == 0
     assert (method.consistency, method.confidence, method.mix) == ("cross_entropy", "weighs_images", "classmix")
+    method = make_method("cutmix")
+    assert (method.ema_decay, method.threshold, method.consistency_weight) == (0.99, 0.97, 1.0)
+    assert method.mixes and method.strong_views == 0 and method.ramp_up == 0
+    assert (method.consistency, method.confidence, method.mix) == ("squared_error", "weighs_batch", "cutmix")
 
 
 @pytest.mark.parametrize("name", ["mean_teacher", "cutmix"])

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from tests.networks_for_tests import CLASSES
-from tests.runs_for_tests import configuration, surroundings, write_configuration, write_data
+from tests.runs_for_tests import SEGFORMER, configuration, surroundings, write_configuration, write_data
+from tests.test_resume import PROJECT, kill_when, logged
 from tfssl import compare, errors, evaluate, fit
 from tfssl.errors import UserError
 from tfssl.tasks import Segmentation
@@ -99,6 +101,8 @@ def test_a_comparison_that_is_cut_goes_on_without_repeating_a_finished_run(paths
     check_table(folder, capsys.readouterr().out)
     compare.compare(paths, [0, 1], folder, on="validation")
     assert len(called) == before + 4
+    with pytest.raises(UserError, match="labels_alone_0: holds a run whose .*learning_rate is 0.05, not 0.01"):
+        compare.compare(paths, [0, 1], folder, on="validation", overrides=["training.learning_rate=0.01"])
 
 
 def check_table(folder, printed):
@@ -130,12 +134,47 @@ def test_what_cannot_be_compared(paths, tmp_path, capsys, called):
     other = write_configuration(tmp_path / "longer.json", content | {"training": {**content["training"], "steps": 4}})
     last = fails(capsys, *paths, other, "--on", "validation")
     assert "longer.json" in last and "training.steps is 3, not 4" in last
+    other = write_configuration(
+        tmp_path / "more.json", content | {"training": {**content["training"], "labeled_batch": 4}}
+    )
+    assert "training.labeled_batch" in fails(capsys, paths[0], other, "--on", "validation")
     other = write_configuration(tmp_path / "cropped.json", content | {"data": {**content["data"], "crop": [24, 24]}})
     assert "data.crop" in fails(capsys, paths[0], other, "--on", "validation")
     assert "data.test" in fails(capsys, *paths)
     assert "one name" in fails(capsys, paths[0], paths[0], "--on", "validation")
     assert "--against" in fails(capsys, *paths, "--on", "validation", "--against", "nobody")
-    assert called == [] and len(CLASSES) == 3
+    assert called == []
+
+
+def test_networks_that_differ_are_told_below_the_table():
+    rows = [{"method": name, "mean": 0.5, "deviation": float("nan"), "seconds_per_step": 0.1} for name in "ab"]
+    facts = {"measure": "miou", "twin": "a", "on": "test", "images": 9, "seeds": 1, "steps": 10, "unlike": []}
+    assert "network" not in compare.markdown(rows, facts)
+    assert compare.markdown(rows, {**facts, "unlike": ["b"]}).endswith("Their network is not that of a: b.\n")
+
+
+def test_the_time_of_a_step_is_without_tracing_and_evaluations(tmp_path):
+    seconds = [31, 33, 35, 60, 62]  # traced in the first row, scored in the fourth
+    lines = [f"{10 * row},{value}" for row, value in enumerate(seconds, 1)]
+    (tmp_path / "history.csv").write_text("\n".join(["step,seconds", *lines, ""]))
+    assert compare.seconds_per_step(tmp_path) == pytest.approx(0.2)
+
+
+@pytest.mark.slow
+def test_kill_9_ends_the_training_too_and_the_same_command_goes_on(tmp_path):
+    training = {"steps": 40, "evaluate_every": 40, "log_every": 1}
+    content = configuration(write_data(tmp_path / "data"), networks=[SEGFORMER], training=training)
+    paths = [write_configuration(tmp_path / f"{name}.json", content) for name in ("first", "second")]
+    folder = tmp_path / "comparison"
+    command = [sys.executable, "-m", "tfssl.compare", *map(str, paths), "--seeds", "0", "--on", "validation",
+               "--output-dir", str(folder)]  # fmt: skip
+    killed = subprocess.Popen(command, cwd=PROJECT)
+    kill_when(killed, logged(folder / "second_0", 5))
+    finished = (folder / "first_0" / "history.csv").stat().st_mtime_ns
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)  # at once: nothing trains there now
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (folder / "first_0" / "history.csv").stat().st_mtime_ns == finished
+    assert "== " + str(folder / "first_0") not in done.stdout and "| second | " in done.stdout
 
 
 def test_a_command_that_fails_ends_the_comparison(tmp_path, capsys):

@@ -26,6 +26,11 @@ def make(**options):
     return make_method("cps", **{"rate": 0.02, **options})
 
 
+def distance(first, second, inside):
+    """Total variation between the predictions of these logits, where they are inside the image."""
+    return 0.5 * np.abs(softmax(first) - softmax(second)).sum(-1)[inside].mean()
+
+
 def arrays(batch):
     return (np.array(part) for part in (*batch["labeled"], *batch["unlabeled"][:2]))
 
@@ -39,6 +44,7 @@ def test_the_step_is_what_the_paper_says(options):
     logits = [np.array(net(np.concatenate([image, weak]), training=True)["logits"]) for net in method.networks]
     restore()  # of the batch-norm statistics
     inside = [label != VOID, valid]
+    expected["total_variation"] = distance(*(each[len(image) :] for each in logits), valid)
     for k in range(2):
         mine, others = np.split(logits[k], 2), np.split(logits[1 - k], 2)
         told = [np.where(inside[n], others[n].argmax(-1), VOID) for n in range(2)]
@@ -64,9 +70,9 @@ def test_what_is_mixed_keeps_the_labels_that_both_networks_gave_before(monkeypat
     image, label, weak, valid = arrays(batch)
     gradients_by_network(method, batch)
     monkeypatch.undo()
-    (((given, *labels), (mixed, *told)),) = seen
+    (((given, _, *labels), (mixed, inside, *told)),) = seen
     np.testing.assert_array_equal(given, weak)
-    expected = {}
+    expected = {"total_variation": distance(*(net(mixed, training=True)["logits"] for net in method.networks), inside)}
     for k, network in enumerate(method.networks):
         logits = np.array(network(weak, training=False)["logits"])
         np.testing.assert_array_equal(labels[k], np.where(valid, logits.argmax(-1), VOID))

@@ -191,11 +191,14 @@ def test_gradients():
         assert inside.any() or float(consistency) == float(correction) == 0
 
 
-@pytest.mark.parametrize(("ramp", "start"), [(schedules.cosine_ramp, 0.0), (schedules.sigmoid_ramp, math.exp(-5))])
+@pytest.mark.parametrize(
+    ("ramp", "start"),
+    [(schedules.linear_ramp, 0.0), (schedules.cosine_ramp, 0.0), (schedules.sigmoid_ramp, math.exp(-5))],
+)
 def test_ramps(ramp, start):
     values = [float(ramp(step, 8)) for step in range(12)]
     assert values[0] == pytest.approx(start, abs=1e-6) and values[8:] == pytest.approx([1] * 4)
     assert all(a < b for a, b in zip(values[:8], values[1:9], strict=True))
     assert float(ramp(0, 0)) == 1
-    middle = {schedules.cosine_ramp: 0.5, schedules.sigmoid_ramp: math.exp(-5 / 4)}[ramp]
+    middle = {schedules.linear_ramp: 0.5, schedules.cosine_ramp: 0.5, schedules.sigmoid_ramp: math.exp(-5 / 4)}[ramp]
     assert values[4] == pytest.approx(middle)

@@ -369,7 +369,7 @@ def softmax(logits):
 @pytest.mark.parametrize(("name", "view"), [("mean_teacher", "weak"), ("mean_teacher", "strong"), ("cutmix", "weak")])
 def test_consistency_is_what_its_formula_says(name, view, consistency):
     options = {"threshold": 0.8, "consistency_weight": 3.0, "student_view": view, "consistency": consistency,
-               "mix": "none", "rate": 0.1, **QUIET}  # fmt: skip
+               "mix": "none", "confidence": "selects", "ramp": "linear", "rate": 0.1, **QUIET}  # fmt: skip
     method = make_method(name, ramp_up=4, steps=8, **options)
     step(method, make_batch(1))
     batch = make_batch()
@@ -393,6 +393,17 @@ def test_without_ramp_up_consistency_has_its_weight_from_the_first_step():
     batch = make_batch()
     logged = step(make_method("mean_teacher", ramp_up=0, threshold=0.0), batch)
     assert logged["consistency"] > 0
+
+
+@pytest.mark.parametrize(("ramp", "rise"), [("sigmoid", np.exp(-5 * (3 / 4) ** 2)), ("linear", 1 / 4)])
+def test_how_the_consistency_rises(ramp, rise):
+    """After one step of a ramp-up of four, against no ramp-up."""
+    batch, found = make_batch(), []
+    for ramp_up in (4, 0):
+        method = make_method("mean_teacher", ramp=ramp, ramp_up=ramp_up, steps=8, **QUIET)
+        method.optimizer.iterations.assign(1)
+        found.append(step(method, batch)["consistency"])
+    np.testing.assert_allclose(found[0], rise * found[1], rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["mean_teacher", "cutmix"])

@@ -50,7 +50,7 @@ class Log(keras.callbacks.Callback):
         if step % training.log_every and step != training.steps:
             return
         rate = float(self.run.method.optimizer.learning_rate)
-        row = {"step": step, "seconds": f"{self.seconds:.1f}", "learning_rate": f"{rate:.6g}"}
+        row = {"step": step, "seconds": f"{self.seconds:.2f}", "learning_rate": f"{rate:.6g}"}
         self.table.add({**row, **{name: f"{value:.6g}" for name, value in logs.items()}})
         with self.writer.as_default(step):
             for name, value in {"learning_rate": rate, **logs}.items():
@@ -73,8 +73,9 @@ class Evaluate(keras.callbacks.Callback):
         columns = ("step", *run.task.measures, *run.task.pseudo_measures, "total_variation")
         self.table = Table(run.folder / "evaluations.csv", columns, run.step)
         self.scores = evaluate.scorer(evaluate.logits_of(run.method.deployed), run.source.validation, run.task)
-        held_out = run.source.held_out
-        self.watch = (lambda: ({}, {})) if held_out is None else evaluate.watcher(run.method, held_out, run.task)
+        held_out = run.source.held_out is not None  # without, networks that have become equal are still noticed
+        examples = run.source.held_out if held_out else run.source.validation
+        self.watch = evaluate.watcher(run.method, examples, run.task, held_out)
         self.classes = Table(run.folder / "pseudo_labels.csv", ("step", "class", "accuracy", "iou"), run.step)
 
     def on_train_batch_end(self, batch, logs=None):

@@ -6,9 +6,13 @@ was cut goes on when the same command is given again: what is finished is not re
 
 import argparse
 import csv
+import ctypes
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -16,11 +20,13 @@ import numpy as np
 
 from tfssl import config, errors, evaluate, runs
 from tfssl.errors import UserError
+from tfssl.tables import read_table
 
 matplotlib.use("Agg")  # no display
 from matplotlib import pyplot
 
 SAME = ("data", "task", "evaluation")  # sections in which all that is compared must agree
+BUDGET = ("steps", "labeled_batch", "unlabeled_batch", "precision")  # and what of `training`; rates may differ
 RESAMPLES = 2000
 COLUMNS = ("method", "mean", "deviation", "gain", "low", "high", "seconds_per_step", "seeds")
 
@@ -73,9 +79,9 @@ def refuse_unlike(candidates):
 
 
 def section_of(candidate, section):
-    """What must agree of a section, as JSON: of `training` the steps alone."""
+    """What must agree of a section, as JSON."""
     values = getattr(candidate.settings, section).model_dump(mode="json")
-    return {"steps": values["steps"]} if section == "training" else values
+    return {key: values[key] for key in BUDGET} if section == "training" else values
 
 
 def choose_twin(candidates, name):
@@ -94,7 +100,10 @@ def finish(candidate, seed, on, overrides):
     """Train and score one run if it is not done; its tallies."""
     folder = candidate.folders[seed]
     tallies = folder / f"tallies_{on}.npy"
-    if not tallies.is_file():
+    if tallies.is_file():
+        wanted = candidate.settings.model_copy(update={"seed": seed}).model_dump(mode="json")
+        runs.refuse_change(folder, config.read_json(folder / "config.json"), wanted)
+    else:
         sets = [word for text in (*overrides, f"seed={seed}") for word in ("--set", text)]
         print(f"== {folder}", flush=True)
         in_a_process("tfssl.fit", candidate.path, *sets, "--output-dir", folder)
@@ -104,10 +113,19 @@ def finish(candidate, seed, on, overrides):
 
 def in_a_process(module, *arguments):
     """A command as its user would give it: whatever it sets in TensorFlow ends with it."""
-    status = subprocess.run([sys.executable, "-m", module, *map(str, arguments)]).returncode
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    status = subprocess.run(command, preexec_fn=partial(end_with, os.getpid())).returncode
     if status:
         raise UserError(f"python -m {module} {' '.join(map(str, arguments))} ended with status {status}, see above; "
                         "the same comparison goes on from there")  # fmt: skip
+
+
+def end_with(parent):
+    """In the new process: end when the comparison is killed, so that it can go on at once. (Linux alone knows how.)"""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 # The numbers.
@@ -116,15 +134,21 @@ def in_a_process(module, *arguments):
 def row(candidate, twin, task):
     """{column: value} of a candidate; measures as task.scores has them."""
     scores = [score(tally.sum(0), task) for tally in candidate.tallies.values()]
-    timed = [config.read_json(folder / "metrics.json") for folder in candidate.folders.values()]
     found = {"method": candidate.name, "mean": np.mean(scores), "deviation": deviation(scores),
-             "seconds_per_step": np.median([each["seconds"] / each["steps"] for each in timed]),
+             "seconds_per_step": np.median([seconds_per_step(folder) for folder in candidate.folders.values()]),
              "seeds": " ".join(f"{value:.6g}" for value in scores)}  # fmt: skip
     if candidate is twin:
         return found
     gain, low, high = paired_bootstrap(list(candidate.tallies.values()), list(twin.tallies.values()),
                                        lambda total: score(total, task))  # fmt: skip
     return found | {"gain": gain, "low": low, "high": high}
+
+
+def seconds_per_step(folder):
+    """By the median row of a run's history: rows that hold the tracing or an evaluation are few."""
+    rows = read_table(folder / "history.csv")
+    steps, seconds = (np.array([0, *(float(row[name]) for row in rows)]) for name in ("step", "seconds"))
+    return np.median(np.diff(seconds) / np.diff(steps))
 
 
 def score(total, task):
@@ -160,8 +184,10 @@ def paired_bootstrap(tallies, others, measure, resamples=RESAMPLES, seed=0):
 
 def heading(candidates, seeds, on, task, twin):
     images = len(candidates[0].tallies[seeds[0]])
+    networks = {each.name: each.settings.networks[0].model_dump() for each in candidates}
+    unlike = [name for name, network in networks.items() if network != networks[twin.name]]
     return {"measure": task.measures[0], "twin": twin.name, "on": on, "images": images, "seeds": len(seeds),
-            "steps": candidates[0].settings.training.steps}  # fmt: skip
+            "steps": candidates[0].settings.training.steps, "unlike": unlike}  # fmt: skip
 
 
 def write(rows, folder, facts):
@@ -197,6 +223,8 @@ def markdown(rows, facts):
         lines.append(f"| {' | '.join(cells)} |")
     note = (f"{facts['images']} {facts['on']} images, {facts['steps']} steps, {facts['seeds']} seed(s): mean ± "
             "deviation over seeds; intervals by a bootstrap over images, paired.")  # fmt: skip
+    if facts["unlike"]:
+        note += f" Their network is not that of {facts['twin']}: {', '.join(facts['unlike'])}."
     return "\n".join([*lines, "", note, ""])
 
 

@@ -45,19 +45,19 @@ def logits_of(network):
     return lambda image: network(image, training=False)["logits"]
 
 
-def watcher(method, examples, task, most=64):
-    """A function without arguments: what held-out labeled images tell of learning, (row, classes).
+def watcher(method, examples, task, held_out=True, most=64):
+    """A function without arguments: what images beside training tell of learning, (row, classes).
 
-    row: scores of the pseudo-labels and the coupling of the teachers, each where the method has one. classes: {name:
-    {"accuracy", "iou"}} of the pseudo-labels, None where a class is not there. The labels are looked at only here,
-    never learned from. The first `most` examples serve.
+    row: the coupling of two networks and, on held-out images, scores of the pseudo-labels, each where the method has
+    it. classes: {name: {"accuracy", "iou"}} of the pseudo-labels, None where a class is not there. The labels are
+    looked at only here, never learned from. The first `most` examples serve.
     """
 
     @tf.function(reduce_retracing=True)
     def measure(index):
         image = examples.image(index)[None]
         label = examples.label(index)
-        pseudo, coupling = method.pseudo_labels(image), method.coupling(image)
+        pseudo, coupling = method.pseudo_labels(image) if held_out else None, method.coupling(image)
         tally = None
         if pseudo is not None:
             channels = pseudo if pseudo.shape.rank == 4 else pseudo[..., None]

@@ -234,7 +234,7 @@ def claim(folder, settings):
             stack.callback(os.close, held)
             _lock(folder, held)
             if path.is_file():
-                _refuse_change(folder, config.read_json(path), content)
+                refuse_change(folder, config.read_json(path), content)
             write_json(path, content)
         except OSError as error:
             raise UserError(f"{folder}: cannot write the run there ({error.strerror}); choose --output-dir") from None
@@ -251,7 +251,7 @@ def _lock(folder, held):
         print(f"warning: {folder}: its disk knows no locks; see that no other process trains there", file=sys.stderr)
 
 
-def _refuse_change(folder, before, now):
+def refuse_change(folder, before, now):
     for section in now:
         if section not in FREE_TO_CHANGE and before.get(section) != now[section]:
             raise UserError(f"{folder}: holds a run whose {difference(section, before.get(section), now[section])}; "

@@ -37,6 +37,11 @@ def steps_of(amount, total):
     return round(amount * total) if amount < 1 else int(amount)
 
 
+def linear_ramp(step, length):
+    """t / length, from 0 at step 0 to 1 from step `length` on; without length 1 throughout."""
+    return _share(step, length)
+
+
 def cosine_ramp(step, length):
     """(1 - cos(pi t / length)) / 2, from 0 at step 0 to 1 from step `length` on; without length 1 throughout."""
     return 0.5 - 0.5 * tf.cos(math.pi * _share(step, length))

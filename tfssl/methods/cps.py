@@ -23,12 +23,14 @@ class CrossPseudo(SemiSupervised):
     ("each"), or one mean is taken over both, as in the authors' code, which is half as much ("joint"). mix: "none",
     or "cutmix" of the unlabeled images and of the labels that the networks gave to them before mixing. ema_decay:
     None, as in the paper, and network_1 ships, or the decay of its average, which ships then.
+    With "cutmix" the cross terms stay on labeled images too; the authors' variant has them on mixed ones alone.
     Readings: where the label of a labeled image is void, the cross terms are too, because padding looks like that.
     The paper does not say in which mode the networks label what is to be mixed: here without noise.
     """
 
     learners = 2
     terms = ("supervised_1", "supervised_2", "cross_1", "cross_2")
+    watched = ("total_variation",)
 
     def __init__(self, networks, task, *, cross_weight: Weight = 1.5,
                  cross_mean: Literal["each", "joint"] = "each", mix: Literal["none", "cutmix"] = "none",
@@ -49,7 +51,7 @@ class CrossPseudo(SemiSupervised):
         known = label != self.task.ignore_index
 
         def terms():
-            seen, *mixed = self.mixed(key, weak, valid)
+            seen, inside, mixed = self.mixed(key, weak, valid)
             logits = [self.predict_in_training(k, chain(image, seen), key) for k in range(2)]
             labeled, unlabeled = zip(*((out[: image.shape[0]], out[image.shape[0] :]) for out in logits), strict=True)
             of_labeled = [self.labels(out, known) for out in labeled]
@@ -59,12 +61,12 @@ class CrossPseudo(SemiSupervised):
                 found[f"supervised_{k + 1}"] = self.task.loss(label, labeled[k])  # L_s
                 cross = self.cross(of_labeled[1 - k], labeled[k], of_unlabeled[1 - k], unlabeled[k])
                 found[f"cross_{k + 1}"] = self.cross_weight * cross  # L = L_s + lambda L_cps
-            return found, ()
+            return found, losses.total_variation(*map(self.task.activation, unlabeled), inside)
 
-        minimised, _ = self.minimize(terms, self.networks, self.optimizer)
+        minimised, variation = self.minimize(terms, self.networks, self.optimizer)
         if self.ema_decay:
             follow(self.average, self.networks[0], warmed_up(self.ema_decay, step))
-        return self.track(minimised)
+        return self.track(minimised, total_variation=variation)
 
     # The parts of a step.
 
@@ -78,11 +80,12 @@ class CrossPseudo(SemiSupervised):
         return losses.pseudo_label(tf.stop_gradient(logits), inside, self.task.ignore_index)
 
     def mixed(self, key, weak, valid):
-        """The unlabeled image both networks see and, where it is mixed, both networks' labels of it."""
+        """The unlabeled image both networks see, what of it is valid and, where it is mixed, both networks' labels."""
         if self.mix == "none":
-            return (weak,)
+            return weak, valid, []
         told = [self.labels(network(weak, training=False)["logits"], valid) for network in self.networks]
-        return mixing.cutmix(fold(key, MIX), weak, *told)
+        seen, inside, *told = mixing.cutmix(fold(key, MIX), weak, valid, *told)
+        return seen, inside, told
 
     def cross(self, label, labeled, unlabeled_label, unlabeled):
         """Network k's part of L_cps^l + L_cps^u: cross-entropy with the other's labels."""

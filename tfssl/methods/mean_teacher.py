@@ -4,15 +4,15 @@ from typing import Literal
 
 import tensorflow as tf
 
-from tfssl import losses, mixing
+from tfssl import losses, mixing, schedules
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.methods.base import SemiSupervised, chain
 from tfssl.randomness import fold, noise
-from tfssl.schedules import steps_of
 
 MIX, NOISE = 1, 2  # what the random keys of a step are for
+RAMPS = {"sigmoid": schedules.sigmoid_ramp, "linear": schedules.linear_ramp}
 
 
 class MeanTeacher(SemiSupervised):
@@ -24,9 +24,10 @@ class MeanTeacher(SemiSupervised):
     hard pseudo-labels, as Zhang et al. (arXiv:2106.00609, eq. 2) use it. threshold: of the teacher's confidence;
     confidence: what that does, it "selects" pixels, or the share of confident pixels weighs each image's loss
     ("weighs_images") or the whole loss ("weighs_batch"). mix: "cutmix" or "classmix" mixes unlabeled images, and what
-    the teacher said of them, by one mask. The consistency weight rises linearly from 0 over `ramp_up` (the paper's is
-    sigmoid-shaped; both only keep the first steps free of it). student_view: the image the student sees, "strong" or
-    "weak".
+    the teacher said of them, by one mask. ramp: how consistency_weight rises over `ramp_up`. student_view: the image
+    the student sees, "strong" or "weak".
+    Readings: the squared error is a sum over classes, of which the paper takes the mean, so its weight of 100 for CIFAR
+    is 100 / C here. The teacher draws no noise of its own, as is usual for segmentation.
     """
 
     needs_classes = False
@@ -37,7 +38,8 @@ class MeanTeacher(SemiSupervised):
                  consistency: Literal["squared_error", "cross_entropy"] = "squared_error", threshold: Share = 0.0,
                  confidence: Literal["selects", "weighs_images", "weighs_batch"] = "selects",
                  mix: Literal["none", "cutmix", "classmix"] = "none",
-                 student_view: Literal["strong", "weak"] = "strong", ramp_up: Amount = 0.1, **shared):  # fmt: skip
+                 student_view: Literal["strong", "weak"] = "strong", ramp_up: Amount = 0.1,
+                 ramp: Literal["sigmoid", "linear"] = "sigmoid", **shared):  # fmt: skip
         super().__init__(task, **shared)
         if not task.has_classes and (threshold or consistency == "cross_entropy"):
             raise UserError(f"method: task {task.name} has neither confidence nor hard labels; set threshold to 0 and "
@@ -49,15 +51,14 @@ class MeanTeacher(SemiSupervised):
         self.consistency, self.confidence, self.mix = consistency, confidence, mix
         self.strong_views = 1 if student_view == "strong" else 0
         self.mixes = mix != "none"
-        self.ramp_up = steps_of(ramp_up, self.steps)
+        self.ramp, self.ramp_up = RAMPS[ramp], schedules.steps_of(ramp_up, self.steps)
         self.built = True
 
     def learn(self, batch):
         (image, label), (weak, valid, *strong) = batch["labeled"], batch["unlabeled"]
         step = self.optimizer.iterations + 0
         key = self.key()
-        rise = tf.minimum(1.0, tf.cast(step, tf.float32) / self.ramp_up) if self.ramp_up else 1.0
-        weight = self.consistency_weight * rise
+        weight = self.consistency_weight * self.ramp(step, self.ramp_up)
 
         def terms():
             target = tf.stop_gradient(self.task.activation(self.teacher(weak, training=False)["logits"]))
@@ -105,13 +106,13 @@ class MeanTeacher(SemiSupervised):
 class CutMix(MeanTeacher):
     """Mean teacher whose student sees CutMix images: French et al., BMVC 2020, arXiv:1906.01916.
 
-    Their values: mixing by one random box of half the area, squared error, confidence threshold 0.97, which here
-    selects pixels (the paper scales the whole loss by the share of confident pixels: `confidence` "weighs_batch").
+    Their values: mixing by one random box of half the area, squared error, the whole loss scaled by the share of pixels
+    above 0.97.
     """
 
     def __init__(self, networks, task, *, ema_decay: Share = 0.99, consistency_weight: Weight = 1.0,
                  consistency: Literal["squared_error", "cross_entropy"] = "squared_error", threshold: Share = 0.97,
-                 confidence: Literal["selects", "weighs_images", "weighs_batch"] = "selects",
+                 confidence: Literal["selects", "weighs_images", "weighs_batch"] = "weighs_batch",
                  mix: Literal["none", "cutmix", "classmix"] = "cutmix",
                  student_view: Literal["strong", "weak"] = "weak", ramp_up: Amount = 0.0, **shared):  # fmt: skip
         super().__init__(
