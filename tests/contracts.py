@@ -108,8 +108,9 @@ CONTRACTS = {
     "gct": Contract(
         taught={f"{term}_{k}": f"network_{k}" for term in ("supervised", "consistency", "correction") for k in (1, 2)}
         | {"detector": "flaw_detector"},
-        follows={}, learner="network_1", alone={"consistency_weight": 0.0, "correction_weight": 0.0},
-        shown={**SMALL, "consistency_weight": 1.0}, sees_all=True,
+        follows={"average": "network_1"}, learner="network_1",
+        alone={"consistency_weight": 0.0, "correction_weight": 0.0},
+        shown={**SMALL, "consistency_weight": 1.0, "ema_decay": 0.9}, sees_all=True,
         noisy=("total_variation", "used_pixels", "corrected_pixels"),
     ),
     "adversarial": Contract(

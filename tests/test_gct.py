@@ -34,7 +34,7 @@ def make(name="gct", **options):
     method = make_method(name, **{**SMALL, **QUIET, **options})
     method.optimizer.iterations.assign(1)
     for norm in (layer for layer in method.detector.layers if isinstance(layer, keras.layers.BatchNormalization)):
-        norm.moving_mean.assign(0.1 * tf.ones_like(norm.moving_mean))  # so that the two ways to normalise differ
+        norm.moving_mean.assign(0.1 * tf.ones_like(norm.moving_mean))
         norm.moving_variance.assign(0.5 * tf.ones_like(norm.moving_variance))
     last = method.detector.get_layer("convolution_8")
     last.kernel.assign(20 * last.kernel)  # as after some training: its maps are far above what counts as harmless
@@ -52,7 +52,15 @@ def detect(method, image, prediction, training=False):
     seen = np.concatenate([image / 127.5 - 1, prediction], -1).astype("float32")
     small = method.detector(seen, training=training)
     method.detector.set_weights(held)
-    return tf.image.resize(small, image.shape[1:3]).numpy()[..., 0]
+    return stretched(np.array(small)[..., 0], image.shape[1:3])
+
+
+def stretched(maps, size):
+    """Bilinear, corner on corner."""
+    for axis, new in ((1, size[0]), (2, size[1])):
+        places = np.linspace(0, maps.shape[axis] - 1, new)
+        maps = np.apply_along_axis(lambda line, at=places: np.interp(at, np.arange(len(line)), line), axis, maps)
+    return maps.astype("float32")
 
 
 def wrongness(prediction, label):

@@ -16,6 +16,7 @@ from tests.networks_for_tests import (
     step,
     weights,
 )
+from tfssl.errors import UserError
 
 SILENT = {**QUIET, "mix": "none"}
 
@@ -86,6 +87,12 @@ def test_the_step_is_what_the_paper_says(options):
     method.transmit()
     expected = lesson(method.student, options.get("student_learns", "labels"))  # after the transmission
     np.testing.assert_allclose(logged["supervised"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gta", "adversarial", "u2pl"])
+def test_a_warm_up_that_leaves_nothing_is_refused(name):
+    with pytest.raises(UserError, match="method.warm_up is 8 steps, but training.steps is 8: make it shorter"):
+        make_method(name, warm_up=8, steps=8)
 
 
 @pytest.mark.parametrize("frozen_norm", [True, False])

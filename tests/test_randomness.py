@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfssl import randomness
 from tfssl.randomness import fold, noise, noise_key, step_key
-from tfssl.resizing import resize_like
+from tfssl.resizing import resize_like, stretch_like
 
 KEY = tf.constant([0, 5], tf.int32)
 
@@ -90,6 +90,24 @@ def slow_resize(values, height, width):
 
 SIZES = [((9, 9), (33, 33)), ((3, 5), (9, 20)), ((4, 4), (16, 24)), ((12, 10), (4, 5)), ((5, 7), (5, 21)),
          ((1, 1), (3, 4)), ((6, 6), (6, 6)), ((33, 20), (11, 7))]  # fmt: skip
+
+
+@pytest.mark.parametrize("old, new", SIZES)
+def test_stretch_like(old, new):
+    """Row by row as NumPy interpolates; the corners stay."""
+    values = np.random.default_rng(0).normal(0, 1, (2, *old, 3)).astype("float32")
+    wanted = values
+    for axis in (1, 2):
+        places = np.linspace(0, old[axis - 1] - 1, new[axis - 1])
+        between = lambda line, at=places: np.interp(at, np.arange(len(line)), line)  # noqa: E731
+        wanted = np.apply_along_axis(between, axis, wanted)
+    like = tf.zeros([2, *new, 1])
+    np.testing.assert_allclose(stretch_like(tf.constant(values), like), wanted, atol=1e-5)
+    compiled = tf.function(stretch_like, jit_compile=True)(tf.constant(values), like)
+    assert compiled.shape == (2, *new, 3)
+    np.testing.assert_allclose(compiled, wanted, atol=1e-5)
+    if min(old) > 1:
+        np.testing.assert_allclose(wanted[:, [0, -1]][:, :, [0, -1]], values[:, [0, -1]][:, :, [0, -1]], atol=1e-6)
 
 
 @pytest.mark.parametrize("old, new", SIZES)

@@ -17,6 +17,16 @@ def resize_like(values, like):
     return tf.cast(resized, values.dtype)
 
 
+def stretch_like(values, like):
+    """values float32 [B,h,w,C] at the height and width of like [B,H,W,...]: bilinear, corner on corner."""
+    for axis, product in ((1, "ij,bjwc->biwc"), (2, "ij,bhjc->bhic")):
+        old, new = (tf.cast(tf.shape(each)[axis], tf.float32) for each in (values, like))
+        positions = tf.range(new) * (old - 1) / tf.maximum(new - 1, 1)
+        weight = tf.nn.relu(1 - tf.abs(positions[:, None] - tf.range(old)))
+        values = tf.einsum(product, weight, values)
+    return tf.ensure_shape(values, [None, *like.shape[1:3], None])
+
+
 def pick_like(values, like):
     """values [B,H,W,...] at the height and width of like [B,h,w,...]: of each cell the pixel in its middle, unmixed.
 

@@ -5,6 +5,8 @@ import math
 import keras
 import tensorflow as tf
 
+from tfssl.errors import UserError
+
 
 @keras.saving.register_keras_serializable(package="tfssl")
 class Polynomial(keras.optimizers.schedules.LearningRateSchedule):
@@ -35,6 +37,14 @@ class Polynomial(keras.optimizers.schedules.LearningRateSchedule):
 def steps_of(amount, total):
     """An amount of training as steps: a share of all steps below 1, else a number of steps (0 is none)."""
     return round(amount * total) if amount < 1 else int(amount)
+
+
+def warm_up_of(amount, total):
+    """The steps of a warm-up, which must leave some for the method itself."""
+    steps = steps_of(amount, total)
+    if steps >= total:
+        raise UserError(f"method.warm_up is {steps} steps, but training.steps is {total}: make it shorter")
+    return steps
 
 
 def linear_ramp(step, length):

@@ -12,7 +12,7 @@ from tfssl.kinds import Amount, Share, Weight
 from tfssl.methods.base import SemiSupervised, chain
 from tfssl.randomness import fold, noise
 from tfssl.resizing import resize_like
-from tfssl.schedules import steps_of
+from tfssl.schedules import warm_up_of
 
 NOISE = 1  # what the random keys of a step are for
 Width = Annotated[int, Field(gt=0)]
@@ -50,7 +50,7 @@ class Adversarial(SemiSupervised):
         self.further_optimizers["discriminator"] = self.own_adam(self.discriminator, discriminator_rate)
         self.labeled_weight, self.unlabeled_weight = labeled_adversarial_weight, unlabeled_adversarial_weight
         self.semi_weight, self.threshold = semi_weight, threshold
-        self.warm_up = steps_of(warm_up, self.steps)
+        self.warm_up = warm_up_of(warm_up, self.steps)
         self.built = True
 
     @property

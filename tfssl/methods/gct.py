@@ -6,11 +6,12 @@ import tensorflow as tf
 from pydantic import Field
 
 from tfssl import losses, schedules
+from tfssl.ema import follow, twin, warmed_up
 from tfssl.heads import flaw_detector
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.methods.base import SemiSupervised, chain, refuse_equal
 from tfssl.randomness import fold, noise
-from tfssl.resizing import resize_like
+from tfssl.resizing import stretch_like
 
 NOISE = 1  # what the random keys of a step are for
 RAMPS = {"cosine": schedules.cosine_ramp, "sigmoid": schedules.sigmoid_ramp}
@@ -35,9 +36,9 @@ class FlawGuided(SemiSupervised):
         return [network for network in self.roles.values() if network.trainable]  # the detector has its own optimizer
 
     def detect(self, image, prediction, training=False):
-        """F(x, T(x)), float [B, H, W], enlarged to the image (half-pixel centres; the paper aligns corners)."""
+        """F(x, T(x)), float [B, H, W], enlarged to the image with aligned corners (appendix B)."""
         seen = tf.concat([image / 127.5 - 1.0, prediction], axis=-1)
-        return resize_like(self.detector(seen, training=training), image)[..., 0]
+        return stretch_like(self.detector(seen, training=training), image)[..., 0]
 
     def learn_flaws(self, image, label, predictions):
         """The second move: F learns on labeled images what is wrong with each of the predictions of the first."""
@@ -64,12 +65,13 @@ class GCT(FlawGuided):
     (lambda_fc), flaw_threshold 0.6 (xi), ramp_up (eta: 3 epochs, of 20 in the authors' code), truth_repeats 1 (nu; 10
     for denoising), detector_rate. Options, the paper's way first. ramp: of the consistency, "cosine" or, as in the
     authors' code, "sigmoid". flaw_map: "min_max" alone, or "smoothed" before it, as in their code. detector_width and
-    detector_stride: a narrower detector with a finer map, for small crops.
+    detector_stride: a narrower detector with a finer map, for small crops. ema_decay: None, as in the paper, and
+    network_1 ships, or the decay of its average, which ships then.
     Readings: sums over pixels are means over those that are inside the image or labeled, for which the weights are
     made. The first move sees the detector as it is used, with its moving statistics; only its own move, on labeled
     images, changes those. That move takes the predictions of the first, not those of the moved networks. (In the
-    authors' code losses are means over classes too and without 1/2, so their consistency_weight is 200 / C here. Their
-    tenfold detector loss changes nothing under Adam, and their instance norm is left out.)
+    authors' code losses are means over classes too and without 1/2, so their consistency_weight is 200 / C and their
+    correction_weight 2 here. Their tenfold detector loss changes nothing under Adam, their instance norm is left out.)
     """
 
     learners = 2
@@ -88,12 +90,14 @@ class GCT(FlawGuided):
                  flaw_threshold: Share = 0.6, ramp_up: Amount = 0.15, ramp: Literal["cosine", "sigmoid"] = "cosine",
                  flaw_map: Literal["min_max", "smoothed"] = "min_max", truth_repeats: Count = 1,
                  detector_rate: Weight = 1e-4, detector_width: Width = 64,
-                 detector_stride: Literal[8, 16, 32] = 32, **shared):  # fmt: skip
+                 detector_stride: Literal[8, 16, 32] = 32, ema_decay: Share | None = None, **shared):  # fmt: skip
         super().__init__(task, detector_rate=detector_rate, detector_width=detector_width,
                          detector_stride=detector_stride, truth_repeats=truth_repeats, **shared)  # fmt: skip
         refuse_equal(networks)
-        self.networks = list(networks)
-        self.roles = {"network_1": networks[0], "network_2": networks[1]}
+        self.networks, self.ema_decay = list(networks), ema_decay
+        self.average = twin(networks[0]) if ema_decay else None
+        self.roles = {"average": self.average} if ema_decay else {}
+        self.roles |= {"network_1": networks[0], "network_2": networks[1]}
         self.consistency_weight, self.correction_weight = consistency_weight, correction_weight
         self.flaw_threshold, self.smoothed = flaw_threshold, flaw_map == "smoothed"
         self.ramp, self.ramp_up = RAMPS[ramp], schedules.steps_of(ramp_up, self.steps)
@@ -127,6 +131,8 @@ class GCT(FlawGuided):
             return found, ([prediction[labeled] for prediction in predictions], watched)
 
         minimised, (predictions, watched) = self.minimize(terms, self.networks, self.optimizer)
+        if self.ema_decay:
+            follow(self.average, self.networks[0], warmed_up(self.ema_decay, step))
         return self.track({**minimised, **self.learn_flaws(image, label, predictions)}, **watched)
 
     def study(self, k, image, key):

@@ -9,7 +9,7 @@ from tfssl.ema import follow, trainable_twin, twin, warmed_up
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.methods.base import SemiSupervised, chain
 from tfssl.randomness import fold, noise
-from tfssl.schedules import steps_of
+from tfssl.schedules import warm_up_of
 
 MIX, ASSISTANT, STUDENT = 1, 2, 3  # what the random keys of a step are for
 Lessons = Literal["labels", "pseudo_labels", "both"]
@@ -51,7 +51,7 @@ class GTA(SemiSupervised):
         self.unlabeled_weight, self.mix = unlabeled_weight, mix
         self.strong_views = 1 if assistant_view == "strong" else 0
         self.mixes = mix == "cutmix"
-        self.warm_up = steps_of(warm_up, self.steps)
+        self.warm_up = warm_up_of(warm_up, self.steps)
         self.built = True
 
     @property

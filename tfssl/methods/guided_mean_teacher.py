@@ -23,7 +23,8 @@ class GuidedMeanTeacher(FlawGuided):
 
     Options as in `gct`, which holds the detector. Readings: the maps that are compared are normalised as in eq. 4, but
     without its threshold, of which the section does not speak; the detector learns what is wrong with the predictions
-    of both; the consistency is on unlabeled images, as in `mean_teacher`, and there is no flaw correction.
+    of both; the consistency is on unlabeled images, as in `mean_teacher`, and there is no flaw correction. Its squared
+    error is a sum over classes; as the mean that "MSE" says it would be C times weaker.
     """
 
     terms = ("supervised", "consistency", "detector")

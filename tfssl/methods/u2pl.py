@@ -15,7 +15,7 @@ from tfssl.memory import ClassQueues
 from tfssl.methods.base import SemiSupervised, chain
 from tfssl.randomness import fold, noise
 from tfssl.resizing import pick_like
-from tfssl.schedules import steps_of
+from tfssl.schedules import warm_up_of
 
 MIX, NOISE, CHOICE, OLD, NEW = 1, 2, 3, 4, 5  # what the random keys of a step are for
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -68,7 +68,7 @@ class U2PL(SemiSupervised):
         self.projection_teacher = twin(self.projection, "projection_teacher")
         self.roles = {"teacher": self.teacher, "student": self.student}
         self.heads = {"projection": self.projection, "projection_teacher": self.projection_teacher}
-        self.warm_up, self.ema_decay, self.statistics = steps_of(warm_up, self.steps), ema_decay, teacher_statistics
+        self.warm_up, self.ema_decay, self.statistics = warm_up_of(warm_up, self.steps), ema_decay, teacher_statistics
         self.mix, self.mixes, self.strong_views = mix, mix == "cutmix", 1 if student_view == "strong" else 0
         hard = partial(losses.hard_cross_entropy, threshold=ohem, ignore_index=task.ignore_index)
         self.supervised = task.loss if ohem is None else hard
@@ -81,7 +81,7 @@ class U2PL(SemiSupervised):
         self.anchors_from, self.negatives_from, self.labeled_negatives = anchors_from, negatives_from, labeled_negatives
         self.ranks = rank_low, rank_high
         self.remembers, capacity = queues, [background_capacity] + [queue_capacity] * (task.channels - 1)
-        refuse(self.warm_up, self.steps, rank_low, rank_high, pushed, min(capacity) if queues else None)
+        refuse(rank_low, rank_high, pushed, min(capacity) if queues else None)
         self.queues = ClassQueues(task.channels, capacity if queues else 1, channels)
         self.memories = [self.queues]
         self.built = True
@@ -218,10 +218,8 @@ def representation_head(features, channels, seed):
     return keras.Model(maps, x, name="projection")
 
 
-def refuse(warm_up, steps, low, high, pushed, room):
+def refuse(low, high, pushed, room):
     """A setting that cannot be; room: of the smallest queue, None where there are none."""
-    if warm_up >= steps:
-        raise UserError(f"method.warm_up is {warm_up} steps, but training.steps is {steps}: make it shorter")
     if low is not None and low >= high:
         raise UserError(f"method.rank_high is {high}: it must be greater than method.rank_low, {low}")
     pushed *= tf.distribute.get_strategy().num_replicas_in_sync
