@@ -1,10 +1,10 @@
 """python -m benchmarks.step_cost [CONFIG...]: what a step of each method costs above its own lower bound.
 
 The lower bound of a method are its own network passes and nothing else: what each network is called on, how often, in
-training or not, is recorded from the method's step; the bound makes the same calls on the same shapes, takes the
-gradient of a plain mean of squares through those that learn, and applies the same optimizers. No pseudo-labels, mixing,
-memories, averages of weights or losses of pixels. Both are timed in turns in one process; the ratio is the median of
-the turns' ratios. Random images: what they show changes no cost.
+training or not, and through which calls gradients go back, is recorded from the method's step; the bound makes the
+same calls on the same shapes, takes the gradients of plain means of squares through the same, and applies the same
+optimizers. No pseudo-labels, mixing, memories, averages of weights or losses of pixels. Both are timed in turns in one
+process; the ratio is the median of the turns' ratios. Random images: what they show changes no cost.
 
 --classes 21 60 150: the same for so many classes each, to see how the cost grows with them.
 """
@@ -13,6 +13,8 @@ import argparse
 import contextlib
 import statistics
 import time
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -55,16 +57,35 @@ def random_batch(run, seed=0):
             "unlabeled": (images(count), valid, *[images(count) for _ in range(run.method.strong_views)])}  # fmt: skip
 
 
+@dataclass
+class Call:
+    """One pass of a network in a move: what went in, and where gradients came back."""
+
+    network: keras.Model
+    inputs: list
+    training: bool | None
+    back: bool = False  # into what came out
+    further: set = field(default_factory=set)  # and on into these inputs
+
+    def came_back(self):
+        self.back = True
+
+
 @contextlib.contextmanager
 def recorded(method):
     """Yields a list that fills, while the method makes a step, with its moves: [(networks, optimizer, calls), ...]."""
-    known, moves, minimize = {*method.roles.values(), *method.heads.values()}, [], method.minimize
-    calls = []
+    moves, calls, depth, minimize = [], [], 0, method.minimize
 
     def call(network, *inputs, training=None, **rest):
-        if network in known:
-            calls.append((network, tf.nest.map_structure(lambda each: each.shape, inputs), bool(training)))
-        return keras.layers.Layer.__call__(network, *inputs, training=training, **rest)
+        nonlocal depth
+        made = Call(network, [(each.shape, each.dtype) for each in inputs], training)
+        if depth == 0:  # networks within networks belong to that call
+            calls.append(made)
+            inputs = [told_of(each, partial(made.further.add, n)) for n, each in enumerate(inputs)]
+        depth += 1
+        outputs = keras.layers.Layer.__call__(network, *inputs, training=training, **rest)
+        depth -= 1
+        return outputs if depth else tf.nest.map_structure(lambda each: told_of(each, made.came_back), outputs)
 
     def move(losses, networks, optimizer):
         before = len(calls)
@@ -79,29 +100,39 @@ def recorded(method):
         del keras.Model.__call__, method.minimize
 
 
+def told_of(tensor, tell):
+    """The tensor, and tell() when a gradient comes back to it."""
+
+    def backward(gradient):
+        tell()
+        return gradient
+
+    return tf.custom_gradient(lambda value: (tf.identity(value), backward))(tensor)
+
+
 def bound_of(moves):
-    """The lower bound as a function without arguments, from the recorded moves of a step."""
-    learned = [{id(network) for network in networks} for networks, _, _ in moves]
-    made = [
-        [(network, tf.nest.map_structure(tf.random.normal, shapes), training) for network, shapes, training in calls]
-        for _, _, calls in moves
-    ]
+    """The lower bound as generator function, from the recorded moves of a step: yields what must be computed."""
+    made = [[[tf.cast(tf.random.normal(shape), dtype) for shape, dtype in call.inputs] for call in calls]
+            for _, _, calls in moves]  # fmt: skip
 
     def step():
-        for (networks, optimizer, _), learns, calls in zip(moves, learned, made, strict=True):
+        for (networks, optimizer, calls), given in zip(moves, made, strict=True):
             variables = [variable for network in networks for variable in network.trainable_variables]
+            through = [inputs[n] for call, inputs in zip(calls, given, strict=True) for n in call.further]
             with tf.GradientTape() as tape, noise(tf.constant([1, 2])):
+                tape.watch(through)
                 sizes, total = [], 0.0
-                for network, inputs, training in calls:
-                    outputs = tf.nest.flatten(network(*inputs, training=training))
+                for call, inputs in zip(calls, given, strict=True):
+                    outputs = tf.nest.flatten(call.network(*inputs, training=call.training))
                     size = tf.add_n([tf.reduce_mean(tf.square(tf.cast(output, tf.float32))) for output in outputs])
                     sizes.append(size)  # what is not asked for is not computed
-                    total += size if id(network) in learns else 0.0
-            gradients = tape.gradient(total, [variable.value for variable in variables])
+                    total += size if call.back else 0.0
+            sources = [variable.value for variable in variables]
+            gradients, further = tape.gradient(total, (sources, through))
             optimizer.apply_gradients(zip(gradients, variables, strict=True))
-            yield sizes
+            yield sizes, further
 
-    return tf.function(lambda: list(step()))
+    return step
 
 
 def measure(run, turns, steps):
@@ -110,9 +141,9 @@ def measure(run, turns, steps):
     method.enter(last_phase(method), lambda: [batch])
     method.optimizer.iterations.assign(last_phase(method))
     with recorded(method) as moves:
-        train = tf.function(method.train_step)
-        train(batch)
-    bound = bound_of(moves)
+        tf.function(method.train_step)(batch)
+    train, step = tf.function(method.train_step), bound_of(moves)
+    bound = tf.function(lambda: list(step()), jit_compile=method.xla)
     pairs = []
     for _ in range(turns + 1):
         pairs.append((seconds(lambda: train(batch), steps), seconds(bound, steps)))
