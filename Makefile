@@ -19,7 +19,7 @@ fit: .venv
 	$(RUN) -m tfssl.fit $(CONFIG) $(ARGUMENTS)
 
 test: .venv/with-tests
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: .venv/with-tests
 	$(RUN) -m pytest -m slow
