@@ -168,7 +168,7 @@ def test_total_variation_is_watched():
 def test_input_noise_and_model_noise_can_be_turned_off():
     assert make().strong_views == 2
     silent = make(input_noise=False, model_noise=False, dropout=0.5, stochastic_depth=0.5)
-    assert silent.strong_views == 0 and silent.cutmix == "none"
+    assert silent.strong_views == 0 and silent.mix == "none"
     first = step(silent, make_batch())
     second = step(make(input_noise=False, model_noise=False, dropout=0.5, stochastic_depth=0.5, seed=1), make_batch())
     assert first == second

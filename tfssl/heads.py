@@ -1,4 +1,4 @@
-"""Networks that judge predictions: built by the methods that need them, and put into `heads`."""
+"""Networks beside those that predict labels: built by the methods that need them, and put into `heads`."""
 
 import keras
 
@@ -42,3 +42,17 @@ def discriminator(channels, *, width=64):
         x = keras.layers.LeakyReLU(negative_slope=0.2, name=f"leaky_{number}")(x)
     x = keras.layers.Conv2D(1, 4, strides=2, padding="same", name="convolution_5")(x)
     return keras.Model(inputs, keras.layers.Activation("linear", dtype="float32", name="real")(x), name="discriminator")
+
+
+def representation_head(features, channels, seed):
+    """g of U2PL (Wang et al., CVPR 2022, section 3.1), [B, h, w, features] -> [B, h, w, channels]: two
+    blocks of convolution, batch norm and ReLU, the first halving the channels; then the representation.
+    """
+    maps = x = keras.Input((None, None, features), name="features")
+    start = keras.initializers.GlorotUniform
+    for block in range(2):
+        x = keras.layers.Conv2D(max(1, features // 2), 3, padding="same", use_bias=False,
+                                kernel_initializer=start(seed + block))(x)  # fmt: skip
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x))
+    x = keras.layers.Conv2D(channels, 1, kernel_initializer=start(seed + 2))(x)
+    return keras.Model(maps, x, name="projection")

@@ -7,7 +7,8 @@ from tfssl.methods.gct import GCT
 from tfssl.methods.gta import GTA
 from tfssl.methods.guided_mean_teacher import GuidedMeanTeacher
 from tfssl.methods.mean_teacher import ClassMix, CutMix, MeanTeacher
-from tfssl.methods.robust_mutual import Mutual, RobustMutual
+from tfssl.methods.mutual import Mutual
+from tfssl.methods.robust_mutual import RobustMutual
 from tfssl.methods.s4l import S4L
 from tfssl.methods.supervised import Supervised
 from tfssl.methods.u2pl import U2PL

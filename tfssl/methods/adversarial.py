@@ -45,6 +45,7 @@ class Adversarial(SemiSupervised):
         self.average = twin(self.network) if ema_decay else None
         self.roles = {"average": self.average} if ema_decay else {}
         self.roles["network"] = self.network
+        self.guides = [self.network]
         self.discriminator = discriminator(task.channels, width=discriminator_width)
         self.heads = {"discriminator": self.discriminator}
         self.further_optimizers["discriminator"] = self.own_adam(self.discriminator, discriminator_rate)
@@ -125,6 +126,3 @@ class Adversarial(SemiSupervised):
             "supervised": self.task.loss(label, logits),  # eq. 3
             "adversarial_labeled": self.labeled_weight * losses.adversarial(judged, self.task.known(label)),  # eq. 4
         }
-
-    def pseudo_labels(self, image):
-        return self.task.decode(self.network(image, training=False)["logits"])

@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfssl import randomness
+from tfssl import mixing, randomness
 from tfssl.errors import UserError
+from tfssl.methods.gradient_shares import gradient_sizes, last_kernels, share_of
 from tfssl.schedules import Polynomial
 
 
@@ -16,22 +17,24 @@ class SemiSupervised(keras.Model):
 
     A page sets, as class attributes, what it asks of the others: `learners`, how many networks it is given;
     `strong_views`, how many strong views of each unlabeled image; `needs_classes`, whether the task must be one of
-    classes; `uses_unlabeled`; `mixes`, whether it needs two unlabeled images on each replica; `turns`, whether it turns
-    images by 90 degrees, so that crops must be square; `terms`, the names of the losses it minimises; `watched`,
-    further numbers it logs. In its constructor it gives `roles`, all networks by name, the one that ships first; and
-    where it has them `heads`, further networks by name that predict no label (projections, detectors), and `memories`,
-    what it remembers between steps. A network that no optimizer moves is not trainable. Where the number of networks
-    depends on an option of the page, it overrides `learners_of`, and gives the constructor here its `terms`.
+    classes; `uses_unlabeled`; `turns`, whether it turns images by 90 degrees, so that crops must be square; `terms`,
+    the names of the losses it minimises; `watched`, further numbers it logs. In its constructor it gives `roles`, all
+    networks by name, the one that ships first; and where it has them `heads`, further networks by name that predict no
+    label (projections, detectors), `guides`, the networks that tell labels, `memories`, what it remembers between
+    steps, and `mix`, how `mixed` mixes unlabeled images. A network that no optimizer moves is not trainable. Where the
+    number of networks depends on an option of the page, it overrides `learners_of`, and gives the constructor here its
+    `terms`.
     """
 
     learners = 1
     strong_views = 0
     needs_classes = True
     uses_unlabeled = True
-    mixes = False
     turns = False
     terms = ()
     watched = ()
+    guides = ()
+    mix = "none"
 
     def __init__(self, task, *, steps, seed=0, xla=False, probe_every=0, terms=None):
         """probe_every: steps between two measurements of the gradient shares of the terms, 0: none; terms: where they
@@ -102,17 +105,33 @@ class SemiSupervised(keras.Model):
 
     def pseudo_labels(self, image):
         """What this method takes for the label of unlabeled images [B,H,W,3]: int [B,H,W], or None if it has none."""
-        return None
+        return self.task.decode(self.guides[0](image, training=False)["logits"]) if self.guides else None
 
     def coupling(self, image):
-        """Total variation between the teachers on images, a scalar; None where there are no two teachers."""
-        return None
+        """How unlike the first two guides are on images, a scalar (total variation); None where there are no two."""
+        if len(self.guides) < 2:
+            return None
+        told = [self.task.activation(guide(image, training=False)["logits"]) for guide in self.guides[:2]]
+        return tf.reduce_mean(self.task.difference(*told))
 
     # What a page uses.
 
     def key(self):
         """The random key of this step on this replica."""
         return randomness.step_key(self.seed, self.optimizer.iterations)
+
+    @property
+    def mixes(self):
+        """Whether it needs two unlabeled images on each replica."""
+        return self.mix != "none"
+
+    def mixed(self, key, image, *others, label=None):
+        """(image, *others), each image mixed with another of the batch by one mask for all, as `mix` says; label: the
+        classes [B, H, W] by which ClassMix cuts."""
+        if self.mix == "classmix":
+            known = {"classes": self.task.channels, "ignore_index": self.task.ignore_index}
+            return mixing.classmix(key, label, image, *others, **known)
+        return mixing.cutmix(key, image, *others) if self.mix == "cutmix" else (image, *others)
 
     def minimize(self, losses, networks, optimizer):
         """One optimizer step on the sum of the loss terms over the trainable variables of `networks`.
@@ -199,30 +218,6 @@ class SemiSupervised(keras.Model):
 
     def call(self, image, training=False):
         return self.deployed(image, training=training)
-
-
-def share_of(term):
-    return f"gradient_share_{term}"
-
-
-def last_kernels(networks):
-    """Where gradients of the terms are compared: the last kernel of each encoder, which all that a network learns
-    passes through, and of which a gradient costs next to nothing; of networks without one, their own last kernel.
-    """
-    encoders = [network.get_layer("encoder") for network in networks if has_encoder(network)]
-    return [
-        [weight for weight in part.trainable_variables if len(weight.shape) > 1][-1] for part in encoders or networks
-    ]
-
-
-def has_encoder(network):
-    return "encoder" in {layer.name for layer in network.layers}
-
-
-def gradient_sizes(tape, terms, variables):
-    """The Euclidean length of each term's gradient over the variables: {term: scalar}."""
-    return {term: tf.linalg.global_norm(tape.gradient(loss, variables, unconnected_gradients="zero"))
-            for term, loss in terms.items()}  # fmt: skip
 
 
 def average_statistics(network):

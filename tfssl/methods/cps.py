@@ -4,7 +4,7 @@ from typing import Literal
 
 import tensorflow as tf
 
-from tfssl import losses, mixing
+from tfssl import losses
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.kinds import Share, Weight
 from tfssl.methods.base import SemiSupervised, chain, refuse_equal
@@ -36,13 +36,13 @@ class CrossPseudo(SemiSupervised):
                  cross_mean: Literal["each", "joint"] = "each", mix: Literal["none", "cutmix"] = "none",
                  ema_decay: Share | None = None, **shared):  # fmt: skip
         super().__init__(task, **shared)
-        self.networks = list(networks)
+        self.networks = self.guides = list(networks)
         refuse_equal(self.networks)
         self.average = twin(self.networks[0]) if ema_decay else None
         self.roles = {"average": self.average} if ema_decay else {}
         self.roles |= {"network_1": self.networks[0], "network_2": self.networks[1]}
         self.cross_weight, self.cross_mean, self.ema_decay = cross_weight, cross_mean, ema_decay
-        self.mix, self.mixes = mix, mix != "none"
+        self.mix = mix
         self.built = True
 
     def learn(self, batch):
@@ -51,7 +51,9 @@ class CrossPseudo(SemiSupervised):
         known = label != self.task.ignore_index
 
         def terms():
-            seen, inside, mixed = self.mixed(key, weak, valid)
+            labelers = self.networks if self.mixes else []
+            told = [self.labels(network(weak, training=False)["logits"], valid) for network in labelers]
+            seen, inside, *mixed = self.mixed(fold(key, MIX), weak, valid, *told)
             logits = [self.predict_in_training(k, chain(image, seen), key) for k in range(2)]
             labeled, unlabeled = zip(*((out[: image.shape[0]], out[image.shape[0] :]) for out in logits), strict=True)
             of_labeled = [self.labels(out, known) for out in labeled]
@@ -79,14 +81,6 @@ class CrossPseudo(SemiSupervised):
         """The one-hot label map Y_k as class indices, without a gradient by its argmax."""
         return losses.pseudo_label(tf.stop_gradient(logits), inside, self.task.ignore_index)
 
-    def mixed(self, key, weak, valid):
-        """The unlabeled image both networks see, what of it is valid and, where it is mixed, both networks' labels."""
-        if self.mix == "none":
-            return weak, valid, []
-        told = [self.labels(network(weak, training=False)["logits"], valid) for network in self.networks]
-        seen, inside, *told = mixing.cutmix(fold(key, MIX), weak, valid, *told)
-        return seen, inside, told
-
     def cross(self, label, labeled, unlabeled_label, unlabeled):
         """Network k's part of L_cps^l + L_cps^u: cross-entropy with the other's labels."""
         ignore = {"ignore_index": self.task.ignore_index}
@@ -94,13 +88,3 @@ class CrossPseudo(SemiSupervised):
             return losses.cross_entropy(chain(label, unlabeled_label), chain(labeled, unlabeled), **ignore)
         first = losses.cross_entropy(label, labeled, **ignore)
         return first + losses.cross_entropy(unlabeled_label, unlabeled, **ignore)
-
-    # What is watched.
-
-    def pseudo_labels(self, image):
-        """What network 1 tells network 2."""
-        return self.task.decode(self.networks[0](image, training=False)["logits"])
-
-    def coupling(self, image):
-        first, second = (self.task.activation(net(image, training=False)["logits"]) for net in self.networks)
-        return losses.total_variation(first, second, tf.ones(tf.shape(image)[:3], tf.bool))

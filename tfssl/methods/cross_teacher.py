@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tensorflow as tf
 from pydantic import Field
 
-from tfssl import losses, mixing
+from tfssl import losses
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.kinds import Amount, Share, Weight
@@ -73,7 +73,7 @@ class CrossTeacher(SemiSupervised):
         self.ema_decay, self.quota, self.chosen = ema_decay, quota, chosen
         self.start_by = steps_of(start_by, self.steps)
         self.temperature, self.threshold, self.directional = temperature, threshold, directional
-        self.anchors, self.mix, self.mixes = anchors, mix, mix != "none"
+        self.anchors, self.mix = anchors, mix
         self.strong_views = 1 if student_view == "strong" else 0
         self.built = True
 
@@ -92,19 +92,22 @@ class CrossTeacher(SemiSupervised):
             said = looked if self.guides is self.teachers else [each(weak, training=False) for each in self.guides]
             told = [self.task.activation(output["logits"][-weak.shape[0] :]) for output in said]
             pseudo = [losses.pseudo_label(p, valid, self.task.ignore_index) for p in told]  # eq. 3
-            seen, *pseudo = self.mixed(fold(key, MIX), strong[0] if strong else weak, *pseudo)
+            # one mask for all: eq. 8 compares what two students make of the same pixel
+            seen, *pseudo = self.mixed(fold(key, MIX), strong[0] if strong else weak, *pseudo, label=pseudo[0])
             studied = [self.study(k, chain(image, seen), key) for k in range(len(self.students))]
             logits = [output["logits"] for output in studied]  # eq. 4, before the softmax
             found = {
                 "supervised": [self.task.loss(label, each[: image.shape[0]]) for each in logits],  # eq. 1, 2
-                "cross": [self.crossed(k, pseudo, each[image.shape[0] :]) for k, each in enumerate(logits)],
+                "cross": [self.crossed(k, pseudo, each[image.shape[0] :]) for k, each in enumerate(logits)],  # eq. 5
             }
             contrasts, watched = self.contrasts(studied, label, pseudo, held, key)
+            found |= {kind: [started * loss for loss in values] for kind, values in contrasts.items()}
             if told[1:]:
                 watched["total_variation"] = losses.total_variation(*told[:2], valid)
             fresh = [self.select(k, looked[k]["features"], label, key) for k in range(len(self.banks))]
-            contrasts = {kind: [started * loss for loss in values] for kind, values in contrasts.items()}
-            return self.weighted(found | contrasts), (watched, fresh)
+            weighted = {f"{kind}_{k}": self.weights_of[kind] * value
+                        for kind, values in found.items() for k, value in enumerate(values, 1)}  # fmt: skip
+            return weighted, (watched, fresh)  # eq. 10 is their sum
 
         minimised, (watched, fresh) = self.minimize(terms, self.students, self.optimizer)
         for bank, keys in zip(self.banks, fresh, strict=True):
@@ -115,27 +118,10 @@ class CrossTeacher(SemiSupervised):
 
     # The parts of a step.
 
-    def mixed(self, key, image, *labels):
-        """One mask for all: eq. 8 compares what two students make of the same pixel."""
-        if self.mix == "classmix":
-            known = {"classes": self.task.channels, "ignore_index": self.task.ignore_index}
-            return mixing.classmix(key, labels[0], image, *labels, **known)
-        return mixing.cutmix(key, image, *labels) if self.mix == "cutmix" else (image, *labels)
-
     def study(self, k, image, key):
         """Student k in training; each draws noise of its own."""
         with noise(fold(fold(key, NOISE), k)):
             return self.students[k](image, training=True)
-
-    def crossed(self, k, pseudo, logits):
-        """Student k's part of eq. 5; of several tellers the mean, so that the weight means the same for any number."""
-        found = [losses.cross_entropy(pseudo[j], logits, ignore_index=self.task.ignore_index) for j in self.tellers[k]]
-        return mean(found)
-
-    def weighted(self, found):
-        """The terms of eq. 10, whose sum is minimised."""
-        return {f"{kind}_{k}": self.weights_of[kind] * value
-                for kind, values in found.items() for k, value in enumerate(values, 1)}  # fmt: skip
 
     def select(self, k, features, label, key):
         """What bank k is given: (keys [C,K,D], present [C,K], classes shown [C]), of teacher k on labeled images."""
@@ -148,6 +134,11 @@ class CrossTeacher(SemiSupervised):
             score = tf.random.stateless_uniform(score.shape, fold(fold(key, KEYS), k))
         keys, present = losses.best_keys(features, tf.where(right, label, -1), score, self.quota, self.task.channels)
         return keys, present, tf.reduce_max(tf.one_hot(label, self.task.channels), axis=[0, 1, 2])
+
+    def crossed(self, k, pseudo, logits):
+        """Student k's part of eq. 5; of several tellers the mean, so that the weight means the same for any number."""
+        return mean([losses.cross_entropy(pseudo[j], logits, ignore_index=self.task.ignore_index)
+                     for j in self.tellers[k]])  # fmt: skip
 
     # The contrasts, at the features' resolution, of labeled and unlabeled pixels alike.
 
@@ -223,12 +214,6 @@ class CrossTeacher(SemiSupervised):
     def pseudo_labels(self, image):
         """What the first student is told."""
         return self.task.decode(self.guides[self.tellers[0][0]](image, training=False)["logits"])
-
-    def coupling(self, image):
-        if len(self.guides) < 2:
-            return None
-        first, second = (self.task.activation(guide(image, training=False)["logits"]) for guide in self.guides[:2])
-        return losses.total_variation(first, second, tf.ones(tf.shape(image)[:3], tf.bool))
 
     @property
     def scored(self):

@@ -94,7 +94,8 @@ class GCT(FlawGuided):
         super().__init__(task, detector_rate=detector_rate, detector_width=detector_width,
                          detector_stride=detector_stride, truth_repeats=truth_repeats, **shared)  # fmt: skip
         refuse_equal(networks)
-        self.networks, self.ema_decay = list(networks), ema_decay
+        self.networks = self.guides = list(networks)
+        self.ema_decay = ema_decay
         self.average = twin(networks[0]) if ema_decay else None
         self.roles = {"average": self.average} if ema_decay else {}
         self.roles |= {"network_1": networks[0], "network_2": networks[1]}
@@ -143,15 +144,9 @@ class GCT(FlawGuided):
     def maps(self, flaws, inside):
         return [losses.flaw_map(each, inside, self.flaw_threshold, self.smoothed) for each in flaws]  # eq. 4
 
-    def predictions(self, image):
-        return [self.task.activation(network(image, training=False)["logits"]) for network in self.networks]
-
     def pseudo_labels(self, image):
         """At each pixel the word of the network with the lower flaw map, which the other one would learn."""
-        first, second = predictions = self.predictions(image)
+        told = [self.task.activation(network(image, training=False)["logits"]) for network in self.networks]
         everywhere = tf.ones(tf.shape(image)[:3], tf.bool)
-        one, other = self.maps([self.detect(image, each) for each in predictions], everywhere)
-        return self.task.decode(tf.where((one <= other)[..., None], first, second))
-
-    def coupling(self, image):
-        return tf.reduce_mean(self.task.difference(*self.predictions(image)))
+        one, other = self.maps([self.detect(image, each) for each in told], everywhere)
+        return self.task.decode(tf.where((one <= other)[..., None], *told))

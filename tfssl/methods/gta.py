@@ -4,7 +4,7 @@ from typing import Literal
 
 import tensorflow as tf
 
-from tfssl import losses, mixing
+from tfssl import losses
 from tfssl.ema import follow, trainable_twin, twin, warmed_up
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.methods.base import SemiSupervised, chain
@@ -45,12 +45,12 @@ class GTA(SemiSupervised):
         (self.student,) = networks
         self.assistant, self.teacher = trainable_twin(self.student), twin(self.student)
         self.roles = {"teacher": self.teacher, "assistant": self.assistant, "student": self.student}
+        self.guides = [self.teacher]
         self.ema_decay, self.transmission, self.dropped = ema_decay, transmission, dropped
         self.assistant_learns, self.student_learns = assistant_learns, student_learns
         self.smoothing = smoothing if reweighting else None
         self.unlabeled_weight, self.mix = unlabeled_weight, mix
         self.strong_views = 1 if assistant_view == "strong" else 0
-        self.mixes = mix == "cutmix"
         self.warm_up = warm_up_of(warm_up, self.steps)
         self.built = True
 
@@ -110,7 +110,7 @@ class GTA(SemiSupervised):
         )
         used = losses.masked_mean(tf.cast(pseudo != self.task.ignore_index, tf.float32), valid)
         told = (strong[0] if strong else weak, pseudo, weight)
-        return mixing.cutmix(key, *told) if self.mix == "cutmix" else told, used
+        return self.mixed(key, *told), used
 
     def lesson(self, network, learns, batch, told, key):
         """The loss of a network on all it learns from: eq. 7, eq. 10, or their sum (eq. 3)."""
@@ -134,6 +134,3 @@ class GTA(SemiSupervised):
             follow(self.student, self.assistant, self.ema_decay, "keep")
         else:
             follow(self.student.get_layer("encoder"), self.assistant.get_layer("encoder"), self.ema_decay, "keep")
-
-    def pseudo_labels(self, image):
-        return self.task.decode(self.teacher(image, training=False)["logits"])

@@ -39,7 +39,7 @@ class GuidedMeanTeacher(FlawGuided):
                          detector_stride=detector_stride, truth_repeats=truth_repeats, **shared)  # fmt: skip
         (self.student,) = networks
         self.teacher = twin(self.student)
-        self.roles = {"teacher": self.teacher, "student": self.student}
+        self.roles, self.guides = {"teacher": self.teacher, "student": self.student}, [self.teacher]
         self.ema_decay, self.consistency_weight, self.smoothed = ema_decay, consistency_weight, flaw_map == "smoothed"
         self.ramp, self.ramp_up = RAMPS[ramp], schedules.steps_of(ramp_up, self.steps)
         self.built = True
@@ -70,6 +70,3 @@ class GuidedMeanTeacher(FlawGuided):
         minimised |= self.learn_flaws(image, label, predictions)
         follow(self.teacher, self.student, warmed_up(self.ema_decay, step))
         return self.track(minimised, used_pixels=used)
-
-    def pseudo_labels(self, image):
-        return self.task.decode(self.teacher(image, training=False)["logits"])

@@ -4,7 +4,7 @@ from typing import Literal
 
 import tensorflow as tf
 
-from tfssl import losses, mixing, schedules
+from tfssl import losses, schedules
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.kinds import Amount, Share, Weight
@@ -46,11 +46,10 @@ class MeanTeacher(SemiSupervised):
                             'consistency to "squared_error"')  # fmt: skip
         (self.student,) = networks
         self.teacher = twin(self.student)
-        self.roles = {"teacher": self.teacher, "student": self.student}
+        self.roles, self.guides = {"teacher": self.teacher, "student": self.student}, [self.teacher]
         self.ema_decay, self.consistency_weight, self.threshold = ema_decay, consistency_weight, threshold
         self.consistency, self.confidence, self.mix = consistency, confidence, mix
         self.strong_views = 1 if student_view == "strong" else 0
-        self.mixes = mix != "none"
         self.ramp, self.ramp_up = RAMPS[ramp], schedules.steps_of(ramp_up, self.steps)
         self.built = True
 
@@ -65,7 +64,10 @@ class MeanTeacher(SemiSupervised):
             sure = tf.cast(valid, tf.float32)
             if self.threshold:
                 sure *= losses.confident(target, self.threshold)
-            seen, target, sure, inside = self.mixed(fold(key, MIX), strong[0] if strong else weak, target, sure, valid)
+            told = losses.pseudo_label(target, valid, self.task.ignore_index) if self.mix == "classmix" else None
+            seen, target, sure, inside = self.mixed(
+                fold(key, MIX), strong[0] if strong else weak, target, sure, valid, label=told
+            )
             with noise(fold(key, NOISE)):
                 logits = self.student(chain(image, seen), training=True)["logits"]
             supervised, consistent = logits[: image.shape[0]], logits[image.shape[0] :]
@@ -77,14 +79,6 @@ class MeanTeacher(SemiSupervised):
         minimised, used = self.minimize(terms, [self.student], self.optimizer)
         follow(self.teacher, self.student, warmed_up(self.ema_decay, step))
         return self.track(minimised, used_pixels=used)
-
-    def mixed(self, key, image, target, sure, valid):
-        """All four by the mask of `mix`; with ClassMix it follows the teacher's labels."""
-        if self.mix == "classmix":
-            known = {"classes": self.task.channels, "ignore_index": self.task.ignore_index}
-            label = losses.pseudo_label(target, valid, self.task.ignore_index)
-            return mixing.classmix(key, label, image, target, sure, valid, **known)
-        return mixing.cutmix(key, image, target, sure, valid) if self.mix == "cutmix" else (image, target, sure, valid)
 
     def weight(self, sure, inside):
         """What the distance is multiplied with: of each pixel [B, H, W], of each image [B, 1, 1], or one number."""
@@ -98,9 +92,6 @@ class MeanTeacher(SemiSupervised):
             ignore = self.task.ignore_index
             return losses.cross_entropy(losses.pseudo_label(target, inside, ignore), logits, weight, ignore)
         return losses.squared_error(target, self.task.activation(logits), weight, inside)
-
-    def pseudo_labels(self, image):
-        return self.task.decode(self.teacher(image, training=False)["logits"])
 
 
 class CutMix(MeanTeacher):

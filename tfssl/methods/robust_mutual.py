@@ -4,7 +4,7 @@ from typing import Literal
 
 import tensorflow as tf
 
-from tfssl import losses, mixing
+from tfssl import losses
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.kinds import Amount, Share, Weight
@@ -59,8 +59,8 @@ class RobustMutual(SemiSupervised):
         self.self_supervision, self.rectification = self_supervision, rectification
         self.unlabeled_weight = unlabeled_weight
         self.strong_views = 2 if input_noise else 0
-        self.cutmix = cutmix if input_noise else "none"
-        self.mixes = self.cutmix != "none"
+        self.mix = "cutmix" if input_noise and cutmix != "none" else "none"
+        self.own_masks = cutmix == "independent"
         self.model_noise, self.ema_decay, self.teacher_statistics = model_noise, ema_decay, teacher_statistics
         self.prototype_start, self.stages, self.warm_up = prototype_start, stages, steps_of(warm_up, self.steps)
         if stages < 1 or (self.steps - self.warm_up) < stages:
@@ -116,7 +116,8 @@ class RobustMutual(SemiSupervised):
             pseudo = [losses.pseudo_label(labels, valid, self.task.ignore_index) for _, _, labels in told]  # eq. 6
             found = {}
             for k in range(2):
-                seen, *mixed = self.mixed(k, key, strong[k] if strong else weak, *pseudo)
+                mask = fold(fold(key, MIX), k if self.own_masks else 0)
+                seen, *mixed = self.mixed(mask, strong[k] if strong else weak, *pseudo)
                 logits = self.study(k, chain(image, seen), key)
                 found[f"supervised_{k + 1}"] = self.task.loss(label, logits[: image.shape[0]])  # eq. 1
                 found |= self.unlabeled_terms(k, mixed, logits[image.shape[0] :])  # eq. 5
@@ -155,11 +156,6 @@ class RobustMutual(SemiSupervised):
         memory = self.prototypes[k]
         return losses.rectify(p0, losses.class_confidence(features, memory.value, memory.known))
 
-    def mixed(self, k, key, image, *labels):
-        if self.cutmix == "none":
-            return image, *labels
-        return mixing.cutmix(fold(fold(key, MIX), k if self.cutmix == "independent" else 0), image, *labels)
-
     def study(self, k, image, key):
         """Student k's logits in training; each draws noise of its own."""
         with noise(fold(fold(key, NOISE), k) if self.model_noise else None):
@@ -193,35 +189,3 @@ class RobustMutual(SemiSupervised):
         teller = self.frozen[0](image, training=False) if self.frozen else output
         p0 = self.task.activation(teller["logits"])
         return self.task.decode(self.rectified(0, p0, output["features"]))
-
-    def coupling(self, image):
-        first, second = (self.task.activation(guide(image, training=False)["logits"]) for guide in self.guides)
-        return losses.total_variation(first, second, tf.ones(tf.shape(image)[:3], tf.bool))
-
-
-class Mutual(RobustMutual):
-    """weak --> student 1 --hard labels--> student 2,  weak --> student 2 --hard labels--> student 1;  <-- strong
-
-    Direct mutual learning, eq. 3 of the paper above, after Zhang et al., "Deep mutual learning", CVPR 2018,
-    arXiv:1706.00384: what RML compares with. The students label in a pass without noise. Nothing is rectified and
-    there are no prototypes. Eq. 3 has no average either; here the average of student 1 ships, as with the others.
-    """
-
-    terms = ("supervised_1", "supervised_2", "peer_1", "peer_2")
-    watched = ("total_variation",)
-
-    def __init__(self, networks, task, *, input_noise: bool = True, model_noise: bool = True, warm_up: Amount = 0.2,
-                 unlabeled_weight: Weight = 1.0, ema_decay: Share = 0.999,
-                 teacher_statistics: Literal["average", "copy"] = "average",
-                 cutmix: Literal["independent", "shared", "none"] = "independent", **shared):  # fmt: skip
-        super().__init__(
-            networks, task, labels_from="students", self_supervision=False, rectification=False,
-            input_noise=input_noise, model_noise=model_noise, warm_up=warm_up, unlabeled_weight=unlabeled_weight,
-            ema_decay=ema_decay, teacher_statistics=teacher_statistics, cutmix=cutmix, **shared,
-        )  # fmt: skip
-        self.prototypes = self.memories = []
-        self.roles = {"average_1": self.teachers[0], "average_2": self.teachers[1],
-                      "student_1": self.students[0], "student_2": self.students[1]}  # fmt: skip
-
-    def tell(self, k, image, weak):
-        return super().tell(k, image[:0], weak)  # labeled images would only be told for the prototypes

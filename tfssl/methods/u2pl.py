@@ -3,13 +3,13 @@
 from functools import partial
 from typing import Annotated, Literal
 
-import keras
 import tensorflow as tf
 from pydantic import Field
 
-from tfssl import losses, mixing
+from tfssl import losses
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.errors import UserError
+from tfssl.heads import representation_head
 from tfssl.kinds import Amount, Count, Share, Weight
 from tfssl.memory import ClassQueues
 from tfssl.methods.base import SemiSupervised, chain
@@ -66,10 +66,10 @@ class U2PL(SemiSupervised):
         self.teacher = twin(self.student)
         self.projection = representation_head(self.student.output["features"].shape[-1], channels, self.seed)
         self.projection_teacher = twin(self.projection, "projection_teacher")
-        self.roles = {"teacher": self.teacher, "student": self.student}
+        self.roles, self.guides = {"teacher": self.teacher, "student": self.student}, [self.teacher]
         self.heads = {"projection": self.projection, "projection_teacher": self.projection_teacher}
         self.warm_up, self.ema_decay, self.statistics = warm_up_of(warm_up, self.steps), ema_decay, teacher_statistics
-        self.mix, self.mixes, self.strong_views = mix, mix == "cutmix", 1 if student_view == "strong" else 0
+        self.mix, self.strong_views = mix, 1 if student_view == "strong" else 0
         hard = partial(losses.hard_cross_entropy, threshold=ohem, ignore_index=task.ignore_index)
         self.supervised = task.loss if ohem is None else hard
         self.unsupervised_weight, self.adaptive_weight = unsupervised_weight, adaptive_weight
@@ -121,7 +121,8 @@ class U2PL(SemiSupervised):
             candidates, central = self.anchor_labels(label, p, parts)
             fresh = self.find_negatives(label, p, z, parts, scores)
             negatives, there = losses.with_fresh(old, filled, *fresh, draws)  # alg. 1; the oldest leave a step later
-            seen, target, mixed = self.mixed(key, strong[0] if strong else weak, pseudo, candidates[count:])
+            view = strong[0] if strong else weak
+            seen, target, mixed = self.mixed(fold(key, MIX), view, pseudo, candidates[count:])
             logits, own = self.study(chain(image, seen), key)
             positives = losses.class_centers(pixels(z), pixels(central, z), self.task.channels)  # eq. 12
             mask = pixels(chain(candidates[:count], mixed), own)[:, None] == tf.range(self.task.channels)
@@ -170,9 +171,6 @@ class U2PL(SemiSupervised):
         )
         return losses.choose(pixels(z), mask, pixels(scores, z), self.pushed)
 
-    def mixed(self, key, *tensors):
-        return mixing.cutmix(fold(key, MIX), *tensors) if self.mix == "cutmix" else tensors
-
     def study(self, image, key):
         """The student's logits, and its representations [B,h,w,D]."""
         with noise(fold(key, NOISE)):
@@ -184,10 +182,7 @@ class U2PL(SemiSupervised):
         since = tf.maximum(step - self.warm_up, 0)  # it first learns, and gathers statistics, after the warm-up
         follow(self.projection_teacher, self.projection, warmed_up(self.ema_decay, since), self.statistics)
 
-    # What is watched, and what the user should know before.
-
-    def pseudo_labels(self, image):
-        return self.task.decode(self.teacher(image, training=False)["logits"])
+    # What the user should know before.
 
     def cautions(self):
         low, classes = self.ranks[0], self.task.channels
@@ -204,18 +199,6 @@ def pixels(values, like=None):
     """values [B,H,W,...] as [P,...], one image after another; at the features of like [B,h,w,D] if it is given."""
     values = values if like is None else pick_like(values, like)
     return tf.reshape(values, [-1, *values.shape[3:]])
-
-
-def representation_head(features, channels, seed):
-    """g: two blocks of convolution, batch norm and ReLU, the first halving the channels; then the representation."""
-    maps = x = keras.Input((None, None, features), name="features")
-    start = keras.initializers.GlorotUniform
-    for block in range(2):
-        x = keras.layers.Conv2D(max(1, features // 2), 3, padding="same", use_bias=False,
-                                kernel_initializer=start(seed + block))(x)  # fmt: skip
-        x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x))
-    x = keras.layers.Conv2D(channels, 1, kernel_initializer=start(seed + 2))(x)
-    return keras.Model(maps, x, name="projection")
 
 
 def refuse(low, high, pushed, room):

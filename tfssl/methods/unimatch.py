@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import tensorflow as tf
 from pydantic import Field
 
-from tfssl import losses, mixing
+from tfssl import losses
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.kinds import Share, Weight
 from tfssl.methods.base import SemiSupervised, chain
@@ -45,13 +45,12 @@ class UniMatch(SemiSupervised):
                  feature_weight: Weight = 0.5, loss_scale: Weight = 0.5, channel_dropout: DropRate = 0.5,
                  mix: Literal["cutmix", "none"] = "cutmix", ema_decay: Share | None = None, **shared):  # fmt: skip
         super().__init__(task, **shared)
-        (self.network,) = networks
+        (self.network,) = self.guides = networks
         self.average = twin(self.network) if ema_decay else None
         self.roles = {"average": self.average} if ema_decay else {}
         self.roles["network"] = self.network
         self.threshold, self.channel_dropout, self.ema_decay = threshold, channel_dropout, ema_decay
-        self.mix, self.mixes = mix, mix != "none"
-        self.loss_scale = loss_scale
+        self.mix, self.loss_scale = mix, loss_scale
         self.stream_weights = [strong_weight / self.strong_views] * self.strong_views
         self.stream_weights += [feature_weight] * self.perturbs_features
         self.built = True
@@ -84,9 +83,6 @@ class UniMatch(SemiSupervised):
         sure = losses.confident(probability, self.threshold, inclusive=True)
         return losses.pseudo_label(probability, valid, self.task.ignore_index), sure
 
-    def mixed(self, key, *tensors):
-        return mixing.cutmix(key, *tensors) if self.mix == "cutmix" else tensors
-
     def predict_in_training(self, key, *images):
         """Logits of all streams in one pass of the network; of the last from perturbed features, if it perturbs any."""
         sizes = [image.shape[0] for image in images]
@@ -98,9 +94,6 @@ class UniMatch(SemiSupervised):
                 features = chain(clean, drop_channels(fold(key, PERTURB), last, self.channel_dropout))
             logits = classifier(features, training=True)
         return tf.split(resize_like(tf.cast(logits, tf.float32), images[0]), sizes)
-
-    def pseudo_labels(self, image):
-        return self.task.decode(self.network(image, training=False)["logits"])
 
 
 class FixMatch(UniMatch):
