@@ -158,6 +158,20 @@ def test_thresholds_at_the_ends():
     assert set(plain) == {"supervised_1", "supervised_2", "cross_1", "cross_2", "total_variation"}
 
 
+def test_the_cross_loss_joins_at_its_step():
+    """Until then it is no fault that it is 0; from then on it is what it always was."""
+    joined, batch = quiet(cross_from=0), make_batch()
+    method = quiet(cross_from=5, steps=1000)
+    before = step(method, batch)
+    assert before["cross_1"] == before["cross_2"] == 0 < before["supervised_1"]
+    method = quiet(cross_from=5, steps=1000)
+    method.optimizer.iterations.assign(5)
+    joined.optimizer.iterations.assign(5)
+    after, always = step(method, batch), step(joined, batch)
+    assert after["cross_1"] > 0 and after == always
+    assert [method.begins(term) for term in ("supervised_1", "cross_2", "high_1", "low_2")] == [0, 5, 0, 0]
+
+
 def test_contrast_begins_when_the_banks_of_all_classes_seen_are_full_or_at_a_step():
     method, batch = quiet(start_by=100, steps=1000), make_batch()
     restore = remember(method)

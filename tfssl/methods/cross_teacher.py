@@ -36,10 +36,11 @@ class CrossTeacher(SemiSupervised):
     flips and translations: `data.weak`.
     Its numbers are lost, so ours are the weights of the contrasts, temperature (tau) and ema_decay (alpha). quota: n,
     keys of a class and image; V / N_l rounds to the least, 1, from 86 labeled images on. chosen: the most "confident"
-    n or "random" ones; the text says both. start_by: the contrasts begin when the banks are full, but then at the
-    latest; the paper waits for all classes, here for those seen in labels, and one may never fill. anchors: so many
-    pixels a step, student and contrast, drawn from all that the paper takes: the cost of a step is bounded. Eq. 6 and
-    8 are means over these pixels, whatever their class.
+    n or "random" ones; the text says both. cross_from: the step at which eq. 5 joins; of a beginning on labels alone
+    the paper says nothing, so 0. start_by: the contrasts begin when the banks are full, but then at the latest; the
+    paper waits for all classes, here for those seen in labels, and one may never fill. anchors: so many pixels a step,
+    student and contrast, drawn from all that the paper takes: the cost of a step is bounded. Eq. 6 and 8 are means
+    over these pixels, whatever their class.
     """
 
     learners = 2
@@ -50,7 +51,7 @@ class CrossTeacher(SemiSupervised):
                  labels_from: Literal["others", "own", "all", "students"] = "others", ema_decay: Share = 0.99,
                  supervised_weight: Weight = 1.0, cross_weight: Weight = 1.0, high_weight: Weight = 0.1,
                  low_weight: Weight = 0.1, memory_size: Annotated[int, Field(ge=0)] = 128, quota: Count = 1,
-                 chosen: Literal["confident", "random"] = "confident", start_by: Amount = 0.1,
+                 chosen: Literal["confident", "random"] = "confident", cross_from: Amount = 0.0, start_by: Amount = 0.1,
                  temperature: Annotated[float, Field(gt=0)] = 0.1, threshold: Share = 0.75, directional: bool = True,
                  anchors: Count = 256, mix: Literal["none", "cutmix", "classmix"] = "none",
                  student_view: Literal["weak", "strong"] = "weak", **shared):  # fmt: skip
@@ -71,7 +72,7 @@ class CrossTeacher(SemiSupervised):
             self.roles |= {f"{role}_{k + 1}": network for k, network in enumerate(members)}
         self.weights_of = dict(zip(KINDS, (supervised_weight, cross_weight, high_weight, low_weight), strict=True))
         self.ema_decay, self.quota, self.chosen = ema_decay, quota, chosen
-        self.start_by = steps_of(start_by, self.steps)
+        self.cross_from, self.start_by = steps_of(cross_from, self.steps), steps_of(start_by, self.steps)
         self.temperature, self.threshold, self.directional = temperature, threshold, directional
         self.anchors, self.mix = anchors, mix
         self.strong_views = 1 if student_view == "strong" else 0
@@ -85,6 +86,7 @@ class CrossTeacher(SemiSupervised):
         (image, label), (weak, valid, *strong) = batch["labeled"], batch["unlabeled"]
         step, key = self.optimizer.iterations + 0, self.key()
         self.refuse_overflow(image.shape[0])
+        crosses = tf.cast(step >= self.cross_from, tf.float32)
         started, held, fill = self.look_into_banks(step)  # out here: XLA on a GPU cannot read integer variables
 
         def terms():
@@ -98,7 +100,7 @@ class CrossTeacher(SemiSupervised):
             logits = [output["logits"] for output in studied]  # eq. 4, before the softmax
             found = {
                 "supervised": [self.task.loss(label, each[: image.shape[0]]) for each in logits],  # eq. 1, 2
-                "cross": [self.crossed(k, pseudo, each[image.shape[0] :]) for k, each in enumerate(logits)],  # eq. 5
+                "cross": [crosses * self.crossed(k, pseudo, each[image.shape[0] :]) for k, each in enumerate(logits)],
             }
             contrasts, watched = self.contrasts(studied, label, pseudo, held, key)
             found |= {kind: [started * loss for loss in values] for kind, values in contrasts.items()}
@@ -200,7 +202,7 @@ class CrossTeacher(SemiSupervised):
 
     def begins(self, term):
         """Before it the contrasts may be 0, as long as the banks fill."""
-        return 0 if term.startswith(("supervised", "cross")) else self.start_by
+        return {"supervised": 0, "cross": self.cross_from}.get(term.split("_")[0], self.start_by)
 
     def refuse_overflow(self, images):
         """A bank must have room for all keys of a step, those of all replicas."""
