@@ -96,10 +96,14 @@ def test_a_warm_up_that_leaves_nothing_is_refused(name):
 
 
 @pytest.mark.parametrize("frozen_norm", [True, False])
-@pytest.mark.parametrize("transmission", ["encoder", "all"])
-def test_the_student_follows_the_encoder_of_the_assistant_exactly(transmission, frozen_norm):
+@pytest.mark.parametrize(
+    ("transmission", "decays"),
+    [("encoder", {"ema_decay": 0.7}), ("all", {"ema_decay": 0.7}),
+     ("encoder", {"ema_decay": 0.5, "transmission_decay": 0.7})],
+)  # fmt: skip
+def test_the_student_follows_the_encoder_of_the_assistant_exactly(transmission, decays, frozen_norm):
     """Equation 9 with a student that does not learn: f_S = a f_S + (1 - a) f_G; its classifier stays to the bit."""
-    method = apart(make(**SILENT | {"frozen_norm": frozen_norm}, ema_decay=0.7, transmission=transmission))
+    method = apart(make(**SILENT | {"frozen_norm": frozen_norm}, transmission=transmission, **decays))
     before = encoder(method.student), classifier(method.student)
     method.optimizer.learning_rate = 0.0
     step(method, make_batch())

@@ -23,7 +23,8 @@ class GTA(SemiSupervised):
 
     Options, the paper's way first. transmission: what of the assistant the student follows, the "encoder" or "all" of
     it (table 5). assistant_learns, student_learns: from what (table 7). ema_decay: alpha of eq. 9 and eq. 12, the
-    teacher's rising to it over its first steps, so that the start is soon forgotten. warm_up on labels alone: 1 epoch
+    teacher's rising to it over its first steps, so that the start is soon forgotten; transmission_decay: that of eq. 9
+    where it is another (0.999 in the published code, whatever the teacher's). warm_up on labels alone: 1 epoch
     of 80 (table 8; the paper says "all three": here assistant and student learn, the teacher follows). reweighting off,
     or smoothing 0 (tau; table 9). dropped: the share of pixels, the least confident, that are ignored.
     Readings: g, the predictor that no pseudo-label teaches, is a network's last convolution and f is all before it;
@@ -35,7 +36,8 @@ class GTA(SemiSupervised):
     terms = ("assistant", "supervised")
     watched = ("used_pixels",)
 
-    def __init__(self, networks, task, *, ema_decay: Share = 0.99, transmission: Literal["encoder", "all"] = "encoder",
+    def __init__(self, networks, task, *, ema_decay: Share = 0.99, transmission_decay: Share | None = None,
+                 transmission: Literal["encoder", "all"] = "encoder",
                  assistant_learns: Lessons = "pseudo_labels", student_learns: Lessons = "labels",
                  dropped: Share = 0.2, reweighting: bool = True, smoothing: Weight = 1.0,
                  unlabeled_weight: Weight = 1.0, warm_up: Amount = 0.0125,
@@ -47,6 +49,7 @@ class GTA(SemiSupervised):
         self.roles = {"teacher": self.teacher, "assistant": self.assistant, "student": self.student}
         self.guides = [self.teacher]
         self.ema_decay, self.transmission, self.dropped = ema_decay, transmission, dropped
+        self.transmission_decay = ema_decay if transmission_decay is None else transmission_decay
         self.assistant_learns, self.student_learns = assistant_learns, student_learns
         self.smoothing = smoothing if reweighting else None
         self.unlabeled_weight, self.mix = unlabeled_weight, mix
@@ -130,7 +133,7 @@ class GTA(SemiSupervised):
 
     def transmit(self):
         """Eq. 9: the student follows the assistant; batch-norm statistics stay those that each has seen itself."""
-        if self.transmission == "all":
-            follow(self.student, self.assistant, self.ema_decay, "keep")
-        else:
-            follow(self.student.get_layer("encoder"), self.assistant.get_layer("encoder"), self.ema_decay, "keep")
+        student, assistant = self.student, self.assistant
+        if self.transmission == "encoder":
+            student, assistant = (network.get_layer("encoder") for network in (student, assistant))
+        follow(student, assistant, self.transmission_decay, "keep")
