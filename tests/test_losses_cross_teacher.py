@@ -175,20 +175,23 @@ def test_pixels_are_drawn_evenly_and_once():
     assert present.shape == 5 and not np.array(present).any()
 
 
+@pytest.mark.parametrize("chosen", ["confident", "random"])
 @pytest.mark.parametrize("quota", [1, 3, 99])
-def test_the_best_keys_of_each_class_and_image(quota):
+def test_the_best_keys_of_each_class_and_image(quota, chosen):
     random = np.random.default_rng(0)
     features = random.normal(size=(2, 3, 4, CHANNELS)).astype("float32")
-    label = random.integers(-1, CLASSES, (2, 3, 4)).astype("int32")
-    label[0][label[0] == 1] = -1
-    score = random.uniform(size=(2, 3, 4)).astype("float32")
-    keys, present = both(lambda *given: losses.best_keys(*given, quota, CLASSES), features, label, score)
+    probability = random.dirichlet(np.ones(CLASSES), (2, 3, 4)).astype("float32")
+    told = probability.argmax(-1)
+    label = np.where(random.uniform(size=told.shape) < 0.3, (told + 1) % CLASSES, told).astype("int32")
+    label[0][label[0] == 1] = 255
+    score = random.uniform(size=(2, 3, 4)).astype("float32") if chosen == "random" else probability.max(-1)
+    given = (score,) if chosen == "random" else ()
+    keys, present = both(lambda f, y, p, *s: losses.best_keys(f, y, p, quota, *s), features, label, probability, *given)
     for k in range(CLASSES):
         wanted = []
         for image in range(2):
-            ranked = sorted((place for place in np.ndindex(3, 4) if label[image][place] == k),
-                            key=lambda place: -score[image][place])  # fmt: skip
-            wanted += [features[image][place] for place in ranked[:quota]]
+            right = [place for place in np.ndindex(3, 4) if label[image][place] == told[image][place] == k]
+            wanted += [features[image][place] for place in sorted(right, key=lambda p: -score[image][p])[:quota]]
         np.testing.assert_array_equal(keys[k][present[k]], np.reshape(wanted, [-1, CHANNELS]))
     assert not present[1][: min(quota, 12)].any() and keys.shape == (CLASSES, 2 * min(quota, 12), CHANNELS)
 

@@ -66,18 +66,21 @@ def low_contrast(features, classes, present, better, keys, held, temperature):
     return _mean(tf.nn.softplus(others - own), present)
 
 
-def best_keys(features, label, score, quota, classes):
+def best_keys(features, label, probability, quota, score=None):
     """The features that go into the bank (CTT, "Feature Selection Criteria"): of each class the best of each image.
 
-    features: [B, h, w, D]; label: int [B, h, w], the class, negative where a pixel is no candidate; score: [B, h, w],
-    at least 0; quota: at most so many of a class and an image. Returns (keys [C, B * n, D], present bool [C, B * n]).
+    features: [B, h, w, D]; label: int [B, h, w]; probability: the teacher's, [B, h, w, C], and where it is wrong a
+    pixel is no candidate; quota: at most so many of a class and an image; score: [B, h, w], at least 0, the greatest
+    are taken, by default the teacher's confidence. Returns (keys [C, B * n, D], present bool [C, B * n]).
     """
-    batch, height, width, channels = features.shape
-    member = tf.one_hot(tf.reshape(label, [batch, -1]), classes, axis=1)
+    batch, height, width, classes = probability.shape
+    right = tf.argmax(probability, axis=-1, output_type=label.dtype) == label
+    score = tf.reduce_max(probability, axis=-1) if score is None else score
+    member = tf.one_hot(tf.reshape(tf.where(right, label, -1), [batch, -1]), classes, axis=1)
     scores = tf.where(member > 0, tf.reshape(score, [batch, 1, -1]), -1.0)
     best, index = tf.math.top_k(scores, min(quota, height * width))
-    keys = tf.gather(tf.reshape(features, [batch, -1, channels]), index, batch_dims=1)
-    keys = tf.reshape(tf.transpose(keys, [1, 0, 2, 3]), [classes, -1, channels])
+    keys = tf.gather(tf.reshape(features, [batch, height * width, -1]), index, batch_dims=1)
+    keys = tf.reshape(tf.transpose(keys, [1, 0, 2, 3]), [classes, -1, features.shape[-1]])
     return keys, tf.reshape(tf.transpose(best, [1, 0, 2]), [classes, -1]) >= 0
 
 

@@ -128,14 +128,10 @@ class CrossTeacher(SemiSupervised):
     def select(self, k, features, label, key):
         """What bank k is given: (keys [C,K,D], present [C,K], classes shown [C]), of teacher k on labeled images."""
         features = features[: label.shape[0]]
-        probability = self.probability(self.teachers[k], features)
-        label = pick_like(label, features)
-        right = self.task.decode(probability) == label
-        score = tf.reduce_max(probability, axis=-1)
-        if self.chosen == "random":
-            score = tf.random.stateless_uniform(score.shape, fold(fold(key, KEYS), k))
-        keys, present = losses.best_keys(features, tf.where(right, label, -1), score, self.quota, self.task.channels)
-        return keys, present, tf.reduce_max(tf.one_hot(label, self.task.channels), axis=[0, 1, 2])
+        probability, label = self.probability(self.teachers[k], features), pick_like(label, features)
+        score = tf.random.stateless_uniform(label.shape, fold(fold(key, KEYS), k)) if self.chosen == "random" else None
+        keys = losses.best_keys(features, label, probability, self.quota, score)
+        return *keys, tf.reduce_max(tf.one_hot(label, self.task.channels), axis=[0, 1, 2])
 
     def crossed(self, k, pseudo, logits):
         """Student k's part of eq. 5; of several tellers the mean, so that the weight means the same for any number."""
