@@ -41,6 +41,7 @@ STUDENT = {"supervised": "student", "consistency": "student"}
 TEACHER = {"teacher": "student"}
 SMALL = {"detector_width": 4, "detector_stride": 8, "ramp_up": 0}
 PAIRS = {"teacher_1": "student_1", "teacher_2": "student_2"}
+DETECTED = {"frozen_norm": True}  # the detector's batch norm makes 1e-3 of a rounding
 
 CONTRACTS = {
     "supervised": Contract(
@@ -111,7 +112,7 @@ CONTRACTS = {
         follows={"average": "network_1"}, learner="network_1",
         alone={"consistency_weight": 0.0, "correction_weight": 0.0},
         shown={**SMALL, "consistency_weight": 1.0, "ema_decay": 0.9}, sees_all=True,
-        noisy=("total_variation", "used_pixels", "corrected_pixels"),
+        noisy=("total_variation", "used_pixels", "corrected_pixels"), nameless=DETECTED,
     ),
     "adversarial": Contract(
         taught={**dict.fromkeys(("supervised", "adversarial_labeled", "adversarial_unlabeled", "semi"), "network"),
@@ -123,6 +124,6 @@ CONTRACTS = {
     ),
     "guided_mean_teacher": Contract(
         taught={**STUDENT, "detector": "flaw_detector"}, follows=TEACHER, learner="student",
-        alone={"consistency_weight": 0.0}, shown=SMALL, sees_all=True, noisy=("used_pixels",),
+        alone={"consistency_weight": 0.0}, shown=SMALL, sees_all=True, noisy=("used_pixels",), nameless=DETECTED,
     ),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.mutual_for_tests import cross_entropy, softmax
-from tests.networks_for_tests import CLASSES, QUIET, VOID, make_method, steps_done, streamed
+from tests.networks_for_tests import CLASSES, QUIET, VOID, make_method
 from tests.test_losses_cross_teacher import TAU, slow_high, slow_low
 
 ROOM = 12
@@ -31,13 +31,6 @@ def apart(method, seed=5):
 
 def quiet(**options):
     return apart(make(**{**QUIET, **options}))
-
-
-def at_once(method, batch):
-    """A training step without a trace, for a look at its losses: {logged name: number}."""
-    method.enter(steps_done(method), list)
-    method.reset_trackers()
-    return {name: float(value) for name, value in method.train_step(streamed(method, batch)).items()}
 
 
 def coarse(label):

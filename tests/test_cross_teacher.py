@@ -8,7 +8,6 @@ import tensorflow as tf
 from tests.cross_for_tests import (
     ROOM,
     apart,
-    at_once,
     expected_keys,
     expected_step,
     make,
@@ -51,7 +50,7 @@ def test_the_step_is_what_the_paper_says(options):
     assert method.strong_views == (options.get("student_view") == "strong")
     expected = expected_step(method, batch, **options)
     assert all(expected[name] > 0 for name in method.terms)
-    assert_close(at_once(method, batch), expected, 1e-4)
+    assert_close(step(method, batch), expected, 1e-4)
 
 
 @pytest.mark.parametrize(("quota", "chosen"), [(1, "confident"), (3, "confident"), (3, "random")])
@@ -61,7 +60,7 @@ def test_what_goes_into_the_banks(quota, chosen):
     expected = [expected_keys(teacher, *batch["labeled"], quota) for teacher in method.teachers]
     everything = [expected_keys(teacher, *batch["labeled"], 64)[0] for teacher in method.teachers]
     before = [bank.get_weights() for bank in method.banks]
-    logged = at_once(method, batch)
+    logged = step(method, batch)
     assert logged["bank_fill"] == pytest.approx(np.mean([held[1].mean() / ROOM for held in before]))
     for bank, (keys, shown), right, (value, filled, following, _) in zip(
         method.banks, expected, everything, before, strict=True
@@ -151,7 +150,7 @@ def test_one_pair_without_a_bank_is_a_mean_teacher():
 def test_thresholds_at_the_ends():
     """phi = 0: all pixels are of high quality, phi = 1: none is (table 8); a bank of nothing is no contrast."""
     batch = make_batch()
-    every, none, plain = (at_once(quiet(**option), batch) for option in
+    every, none, plain = (step(quiet(**option), batch) for option in
                           ({"threshold": 0.0}, {"threshold": 1.0}, {"memory_size": 0}))  # fmt: skip
     assert every["low_1"] == every["low_2"] == every["low_pixels"] == 0 < every["high_1"] and every["high_pixels"] == 1
     assert none["high_1"] == none["high_2"] == none["high_pixels"] == 0 < none["low_1"]
@@ -199,7 +198,7 @@ def test_contrast_begins_when_the_banks_of_all_classes_seen_are_full_or_at_a_ste
 
 def test_few_anchors_stand_for_all():
     """A different draw for each step; its mean is that of all pixels."""
-    full, batch = at_once(quiet(), make_batch()), make_batch()
+    full, batch = step(quiet(), make_batch()), make_batch()
     method = quiet(anchors=40, rate=0.0, ema_decay=1.0)
     restore, found = remember(method), []
     for number in range(30):
@@ -221,7 +220,7 @@ def test_cutmix_has_one_mask_for_both_students(monkeypatch):
     assert method.mixes
     shown, study = [], method.study
     method.study = lambda k, image, key: shown.append(image) or study(k, image, key)
-    mixed = at_once(method, batch)
+    mixed = step(method, batch)
     (((_, image, *labels), (result, *mixed_labels)),) = seen
     np.testing.assert_array_equal(image, batch["unlabeled"][0])
     for images in shown:
@@ -231,7 +230,7 @@ def test_cutmix_has_one_mask_for_both_students(monkeypatch):
         np.testing.assert_array_equal(label, np.where(batch["unlabeled"][1], told, 255))
     plain, valid = quiet(), np.array(mixed_labels[0]) != 255
     batch = {**batch, "unlabeled": (result, tf.constant(valid), result)}
-    for term, value in at_once(plain, batch).items():
+    for term, value in step(plain, batch).items():
         assert (mixed[term] == pytest.approx(value, rel=1e-5)) == (
             "supervised" in term or "pixels" in term or "fill" in term
         )
@@ -247,7 +246,7 @@ def test_networks_of_two_resolutions_are_compared_on_one_grid():
         learners=[tiny_network(1, frozen_norm=True), with_classifier(keras.Model(image, x, name="encoder"), 3, 0.0)]
     )
     assert method.students[1](tf.zeros([1, SIZE, SIZE, 3]))["features"].shape[1:3] == (16, 16)
-    logged = at_once(method, make_batch())
+    logged = step(method, make_batch())
     assert all(logged[term] > 0 for term in method.terms)
 
 

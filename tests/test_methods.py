@@ -200,7 +200,7 @@ def test_teachers_are_deterministic_and_students_are_not(name):
 def test_thirty_steps_reduce_the_supervised_term(name):
     """Even when everything else of the method takes part."""
     method = shown(name, steps=30, rate=0.05, dropout=0.0, stochastic_depth=0.0)
-    history = [step(method, make_batch()) for _ in range(30)]
+    history = [step(method, make_batch(), traced=True) for _ in range(30)]
     for term in (term for term in method.terms if term.startswith("supervised")):
         assert history[-1][term] < 0.9 * history[0][term], term
 
@@ -308,8 +308,13 @@ def rename_classes(method, order):
         last.kernel.assign(tf.gather(last.kernel, places, axis=-1))
         last.bias.assign(tf.gather(last.bias, places))
     for memory in method.memories:
-        for weight in memory.weights:  # all are [C, ...]
-            weight.assign(tf.gather(weight, places))
+        for weight in memory.weights:  # [C, ...], but queues lie one after another, then a row of nothing
+            if weight.shape[0] == len(places):
+                weight.assign(tf.gather(weight, places))
+            else:
+                queues, rest = weight[:-1], weight[-1:]
+                queues = tf.gather(tf.reshape(queues, [len(places), -1, queues.shape[-1]]), places)
+                weight.assign(tf.concat([tf.reshape(queues, [-1, rest.shape[-1]]), rest], 0))
 
 
 @every_method

@@ -105,7 +105,7 @@ def test_methods_that_need_no_classes_are_known():
 @pytest.mark.parametrize("name", OPTIONS)
 def test_methods_learn(name):
     method = make(name)
-    history = [step(method, noisy_batch()) for _ in range(8)]
+    history = [step(method, noisy_batch(), traced=True) for _ in range(8)]
     assert all(np.isfinite(value) for row in history for value in row.values())
     assert all(history[-1][term] > 0 for term in method.terms)
     for term in (term for term in method.terms if term.startswith("supervised")):
