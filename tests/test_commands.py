@@ -250,7 +250,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_checkpoints(tmp_p
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
         patch.setattr(callbacks.Save, "on_train_batch_end", spoil)
         call(fit.main, path, "--output-dir", folder)
-    (line,) = capsys.readouterr().err.splitlines()
+    told = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in told if "retracing" not in line]  # of which TensorFlow warns after the tests before
     assert end.value.code == 2
     for part in ("error: step 5: supervised is not finite", str(folder), "training.learning_rate", "0.05"):
         assert part in line
