@@ -26,11 +26,13 @@ from tfssl.networks.layers import Dropout
 from tfssl.randomness import fold, noise
 
 STEP = 3  # where the comparison starts: teachers then keep three quarters of themselves
+# GTA's student would begin its move where each half has brought the assistant, and not where both have.
+SEPARATE = {"gta": {"transmission_decay": 1.0}}
 
 
 def ready(name, strategy=None, **options):
     """A method at step 3 whose teachers differ from the students and whose prototypes matter."""
-    method = make_method(name, strategy=strategy, **{**CONTRACTS[name].shown, **options})
+    method = make_method(name, strategy=strategy, **{**CONTRACTS[name].shown, **SEPARATE.get(name, {}), **options})
     method.optimizer.iterations.assign(STEP)
     generator = np.random.default_rng(5)
     for network in all_networks(method).values():
@@ -114,6 +116,19 @@ def test_losses_and_gradients_of_two_replicas(name, two_replicas):
 @pytest.mark.parametrize("name", METHODS)
 def test_losses_and_gradients_of_two_replicas_under_xla(name, two_replicas):
     compare(name, two_replicas, xla=True, **QUIET, **CONTRACTS[name].unmixed)
+
+
+def test_the_student_follows_the_assistant_that_all_replicas_have_taught(two_replicas):
+    method = ready("gta", two_replicas, transmission_decay=0.5, **QUIET)
+    method.optimizer.learning_rate = 0.0
+    student, assistant = (network.get_layer("encoder") for network in (method.student, method.assistant))
+    before, was = ([weight.numpy() for weight in each.trainable_variables] for each in (student, assistant))
+    step(method, make_batch(seed=1))
+    assert_equal_on_replicas(method)
+    moved = [weight.numpy() for weight in assistant.trainable_variables]
+    for weight, old, new in zip(student.trainable_variables, before, moved, strict=True):
+        np.testing.assert_allclose(weight.numpy(), 0.5 * old + 0.5 * new, rtol=1e-5, atol=1e-6)
+    assert max(np.abs(new - old).max() for new, old in zip(moved, was, strict=True)) > 0.1
 
 
 @pytest.mark.parametrize("xla", [False, True])
