@@ -17,6 +17,7 @@ from tfssl.config import parse
 from tfssl.data.denoising import denoising
 from tfssl.errors import UserError
 from tfssl.methods import METHODS
+from tfssl.resizing import stretch_like
 from tfssl.tasks import Regression, Segmentation
 
 OPTIONS = {"supervised": {}, "mean_teacher": {"ramp_up": 0, "student_view": "weak"},
@@ -123,7 +124,7 @@ def test_the_detector_learns_the_distance_to_the_clean_image():
     found = method.learn_flaws(image, label, predictions)["detector"]
     method.detector.set_weights(held)
     seen = np.concatenate([np.concatenate([image / 127.5 - 1] * 2), np.concatenate(predictions)], -1)
-    flaws = tf.image.resize(method.detector(seen, training=True), image.shape[1:3]).numpy()[..., 0]
+    flaws = stretch_like(method.detector(seen, training=True), image).numpy()[..., 0]
     known, error = ~np.isnan(label.numpy()[..., 0]), 0.0
     for mine, prediction in zip(np.split(flaws, 2), predictions, strict=True):
         distance = np.abs(np.nan_to_num(label) / 255 - prediction).mean(-1)  # mu = 1 / O
@@ -139,7 +140,7 @@ def test_unknown_labels_tell_nothing():
     assert logged["supervised_1"] == logged["supervised_2"] == logged["detector"] == 0 < logged["consistency_1"]
 
 
-@pytest.mark.parametrize("options", [{"threshold": 0.5}, {"consistency": "cross_entropy"}])
+@pytest.mark.parametrize("options", [{"threshold": 0.5}, {"consistency": "cross_entropy"}, {"mix": "classmix"}])
 def test_mean_teacher_says_what_regression_lacks(options):
     with pytest.raises(UserError, match="set threshold to 0"):
         make("mean_teacher", **options)

@@ -41,9 +41,9 @@ class MeanTeacher(SemiSupervised):
                  student_view: Literal["strong", "weak"] = "strong", ramp_up: Amount = 0.1,
                  ramp: Literal["sigmoid", "linear"] = "sigmoid", **shared):  # fmt: skip
         super().__init__(task, **shared)
-        if not task.has_classes and (threshold or consistency == "cross_entropy"):
-            raise UserError(f"method: task {task.name} has neither confidence nor hard labels; set threshold to 0 and "
-                            'consistency to "squared_error"')  # fmt: skip
+        if not task.has_classes and (threshold or consistency == "cross_entropy" or mix == "classmix"):
+            raise UserError(f"method: task {task.name} has neither confidence nor hard labels; set threshold to 0, "
+                            'consistency to "squared_error" and mix to another than "classmix"')  # fmt: skip
         (self.student,) = networks
         self.teacher = twin(self.student)
         self.roles, self.guides = {"teacher": self.teacher, "student": self.student}, [self.teacher]
@@ -121,6 +121,8 @@ class ClassMix(MeanTeacher):
     ("weighs_batch"). Half of an odd number is rounded down, as there. The colours of a strong view are changed before
     mixing, one change for each source image; theirs is one for each mix.
     """
+
+    needs_classes = True
 
     def __init__(self, networks, task, *, ema_decay: Share = 0.99, consistency_weight: Weight = 1.0,
                  consistency: Literal["squared_error", "cross_entropy"] = "cross_entropy", threshold: Share = 0.968,
