@@ -30,14 +30,23 @@ def test_contract(classes, levels):
     assert not backbone & head and backbone | head == {id(v) for v in network.trainable_variables}
 
 
-def test_it_begins_near_the_identity_and_learns_from_the_first_step():
-    network, image = networks.build("unet", classes=3, seed=1), images(2, 32, 48, 3)
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_it_begins_near_the_identity_and_learns_from_the_first_step(batch_norm):
+    network, image = networks.build("unet", classes=3, seed=1, batch_norm=batch_norm), images(2, 32, 48, 3)
     with tf.GradientTape() as tape:
         logits = network(image, training=True)["logits"]
         loss = tf.reduce_mean(logits**2)
     assert 0 < np.abs(logits - image / 255).mean() < 0.15
     gradients = tape.gradient(loss, [variable.value for variable in network.trainable_variables])
     assert all(np.abs(gradient).max() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_without_batch_norm_images_know_nothing_of_each_other(batch_norm):
+    network = networks.build("unet", classes=3, seed=1, width=4, batch_norm=batch_norm)
+    together, alone = images(2, 16, 16, 3), images(2, 16, 16, 3)[:1]
+    first, only = (network(image, training=True)["logits"].numpy()[0] for image in (together, alone))
+    assert np.allclose(first, only, atol=1e-5) == (not batch_norm)
 
 
 def test_seeds_clones_and_saved_files(tmp_path):
