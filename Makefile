@@ -22,7 +22,7 @@ test: .venv/with-tests
 	$(RUN) -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: .venv/with-tests
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m slow -n 2 --dist worksteal
 
 lint: .venv/with-tests
 	.venv/bin/ruff check .

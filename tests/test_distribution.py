@@ -113,7 +113,9 @@ def test_losses_and_gradients_of_two_replicas(name, two_replicas):
     compare(name, two_replicas, **QUIET, **CONTRACTS[name].unmixed)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [
+    name if name in ("supervised", "mean_teacher") else pytest.param(name, marks=pytest.mark.slow) for name in METHODS
+])  # fmt: skip
 def test_losses_and_gradients_of_two_replicas_under_xla(name, two_replicas):
     compare(name, two_replicas, xla=True, **QUIET, **CONTRACTS[name].unmixed)
 
