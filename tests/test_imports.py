@@ -14,7 +14,7 @@ LAYERS = [
     ["errors", "kinds", "randomness", "resizing", "tables"],
     ["losses", "ema", "mixing", "memory", "heads", "schedules", "config", "optimizers", "checkpoints", "pictures",
      "figures", "parity", "data", "networks"],
-    ["tasks"],
+    ["tasks", "report_data"],
     ["methods"],
     ["runs"],
     ["alarms", "evaluate", "export", "report", "predict"],
