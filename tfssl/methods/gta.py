@@ -24,7 +24,7 @@ class GTA(SemiSupervised):
     Options, the paper's way first. transmission: what of the assistant the student follows, the "encoder" or "all" of
     it (table 5). assistant_learns, student_learns: from what (table 7). ema_decay: alpha of eq. 9 and eq. 12, the
     teacher's rising to it over its first steps, so that the start is soon forgotten; transmission_decay: that of eq. 9
-    where it is another (in the published code it rises to 0.999, whatever the teacher's). warm_up on labels alone: 1 epoch
+    where it is another (in the published code 0.999 after a rise). warm_up on labels alone: 1 epoch
     of 80 (table 8; the paper says "all three": here assistant and student learn, the teacher follows). reweighting off,
     or smoothing 0 (tau; table 9). dropped: the share of pixels, the least confident, that are ignored.
     Readings: g, the predictor that no pseudo-label teaches, is a network's last convolution and f is all before it;
