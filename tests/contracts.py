@@ -104,7 +104,7 @@ CONTRACTS = {
     "cross_teacher": Contract(
         taught={f"{term}_{k}": f"student_{k}" for term in ("supervised", "cross", "high", "low") for k in (1, 2)},
         follows=PAIRS, learner="student_1", alone={"cross_weight": 0.0, "high_weight": 0.0, "low_weight": 0.0},
-        shown={"start_by": 0}, noisy=("high_pixels", "low_pixels"),
+        shown={"start_by": 0, "anchors": 40}, noisy=("high_pixels", "low_pixels"),
     ),
     "gct": Contract(
         taught={f"{term}_{k}": f"network_{k}" for term in ("supervised", "consistency", "correction") for k in (1, 2)}

@@ -45,9 +45,12 @@ def test_networks_that_have_become_equal(tmp_path, capsys):
 
 def test_a_network_that_predicts_one_class(tmp_path, capsys):
     alarms = Alarms(tmp_path / "alarms.csv")
-    alarms.after_evaluation(10, {"one_class": None})
-    alarms.after_evaluation(20, {"one_class": "sky"})
-    assert told(tmp_path / "alarms.csv") == [(20, "one class")] and "'sky'" in capsys.readouterr().err
+    alarms.after_evaluation(10, {"the network": None, "the pseudo-labels": None})
+    alarms.after_evaluation(20, {"the network": None, "the pseudo-labels": "sky"})
+    alarms.after_evaluation(30, {"the network": "sky", "the pseudo-labels": "sky"})
+    kinds = [(20, "one class in the pseudo-labels"), (30, "one class in the network")]
+    assert told(tmp_path / "alarms.csv") == kinds
+    assert "of the pseudo-labels nearly all pixels are 'sky'" in capsys.readouterr().err
 
 
 # In a run, where the fault is planted into the training itself.
@@ -57,7 +60,7 @@ def test_a_network_that_predicts_one_class(tmp_path, capsys):
 def faulty(tmp_path, monkeypatch):
     """Runs a method while `fault(method)` spoils it after every step; the alarms that are then in its folder."""
 
-    def run(method, fault=lambda method: None):
+    def run(method, fault=lambda method: None, **data):
         def spoiled(self, batch, logs=None):
             fault(self.run.method)
             ends(self, batch, logs)
@@ -66,6 +69,7 @@ def faulty(tmp_path, monkeypatch):
         monkeypatch.setattr(callbacks.Log, "on_train_batch_end", spoiled)
         training = {"steps": 12, "evaluate_every": 12, "log_every": 1, "checkpoint_every": 12}
         content = configuration(root, method=method, training=training)
+        content["data"] |= data
         path = write_configuration(tmp_path / "run.json", content)
         folder = fit.fit(path, output_dir=tmp_path / f"run_{len(list(tmp_path.glob('run_*')))}")
         report = html.unescape((folder / "report.html").read_text())
@@ -95,7 +99,16 @@ def test_a_run_whose_network_collapses(faulty):
         bias = method.deployed.get_layer("classifier").get_layer("logits_convolution").bias
         bias.assign([0, 1000, 0])
 
-    assert faulty({"name": "supervised", "ema_decay": None}, collapse) == [(12, "one class")]
+    assert faulty({"name": "supervised", "ema_decay": None}, collapse) == [(12, "one class in the network")]
+
+
+def test_a_run_whose_pseudo_labels_collapse(faulty):
+    def collapse(method):
+        bias = method.guides[0].get_layer("classifier").get_layer("logits_convolution").bias
+        bias.assign([0, 1000, 0])
+
+    kinds = {kind for _, kind in faulty({"name": "cps", "ema_decay": 0.9}, collapse, held_out="held_out.txt")}
+    assert {"one class in the network", "one class in the pseudo-labels"} <= kinds
 
 
 def test_a_contrast_that_has_not_begun_is_no_fault(faulty):
@@ -116,8 +129,8 @@ def test_one_class_is_told_from_the_scores():
 
 def test_a_resumed_run_tells_again_only_what_came_later(tmp_path):
     first = Alarms(tmp_path / "alarms.csv")
-    first.after_evaluation(10, {"one_class": "sky"})
+    first.after_evaluation(10, {"the network": "sky"})
     first.after_evaluation(30, {}, coupling=0.0)
     resumed = Alarms(tmp_path / "alarms.csv", step=20)
-    resumed.after_evaluation(25, {"one_class": "sky"}, coupling=0.0)
-    assert told(tmp_path / "alarms.csv") == [(10, "one class"), (25, "equal networks")]
+    resumed.after_evaluation(25, {"the network": "sky"}, coupling=0.0)
+    assert told(tmp_path / "alarms.csv") == [(10, "one class in the network"), (25, "equal networks")]

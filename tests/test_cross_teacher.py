@@ -62,7 +62,7 @@ def test_what_goes_into_the_banks(quota, chosen):
     before = [bank.get_weights() for bank in method.banks]
     logged = step(method, batch)
     assert logged["bank_fill"] == pytest.approx(np.mean([held[1].mean() / ROOM for held in before]))
-    for bank, (keys, shown), right, (value, filled, following, _) in zip(
+    for bank, (keys, shown), right, (value, filled, following, *_) in zip(
         method.banks, expected, everything, before, strict=True
     ):
         assert any(keys.values()) and max(map(len, right.values())) > quota
@@ -130,7 +130,7 @@ def test_one_pair_without_a_bank_is_a_mean_teacher():
     alone, pairs = (make(pairs=n, memory_size=0, labels_from="own", ema_decay=0.9, **QUIET) for n in (1, 2))
     plain = make_method("mean_teacher", ema_decay=0.9, consistency="cross_entropy", threshold=0.0, ramp_up=0,
                         student_view="weak", rate=0.02, **QUIET)  # fmt: skip
-    assert alone.terms == ("supervised_1", "cross_1", "high_1") and alone.coupling(make_batch()["labeled"][0]) is None
+    assert alone.terms == ("supervised_1", "cross_1", "high_1")
     for seed in range(3):
         expected = step(plain, make_batch(seed))
         logged, of_pairs = step(alone, make_batch(seed)), step(pairs, make_batch(seed))
@@ -194,6 +194,11 @@ def test_contrast_begins_when_the_banks_of_all_classes_seen_are_full_or_at_a_ste
     method.banks[1].filled.assign([ROOM] * 3)  # that of one pair is not enough
     method.banks[1].seen.assign([1, 1, 1])
     assert step(method, batch)["high_2"] == 0
+    assert starts([ROOM, ROOM, 0], [1, 1, 0], 3)
+    for bank in method.banks:  # a class that is first seen now must not end what has begun
+        bank.filled.assign([ROOM, ROOM, 0])
+        bank.seen.assign([1, 1, 1])
+    assert step(method, batch)["high_2"] > 0
 
 
 def test_few_anchors_stand_for_all():
@@ -235,6 +240,21 @@ def test_cutmix_has_one_mask_for_both_students(monkeypatch):
             "supervised" in term or "pixels" in term or "fill" in term
         )
     assert not quiet().mixes
+
+
+def test_classmix_cuts_all_by_what_the_first_teacher_says(monkeypatch):
+    seen, original = [], mixing.classmix
+    record = lambda *given, **known: seen.append((given, original(*given, **known))) or seen[-1][1]  # noqa: E731
+    monkeypatch.setattr(mixing, "classmix", record)
+    method, batch = quiet(mix="classmix"), make_batch()
+    logged = step(method, batch)
+    (((_, by, image, *labels), (result, *mixed)),) = seen
+    assert len(labels) == len(mixed) == 2 and logged["cross_1"] > 0
+    np.testing.assert_array_equal(by, labels[0])
+    changed = np.any(result != image, axis=-1)
+    for label, after in zip(labels, mixed, strict=True):
+        np.testing.assert_array_equal(np.where(changed, -1, after), np.where(changed, -1, label))
+    assert 0.05 < changed.mean() < 0.95 and tf.reduce_any(mixed[1] != labels[1])
 
 
 def test_networks_of_two_resolutions_are_compared_on_one_grid():

@@ -25,6 +25,16 @@ def make(**options):
     return make_method("gta", **{"warm_up": 0, "rate": 0.05, **options})
 
 
+def test_the_teacher_says_the_same_whatever_noise_its_students_draw():
+    told = []
+    for seed in (0, 1):
+        method = apart(make(seed=seed, dropout=0.5, mix="none"))
+        told.append(method.tell(*make_batch()["unlabeled"], key=method.key())[0])
+    (_, *first), (_, *second) = told
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def apart(method, seed=5):
     """The method in the middle of training: teacher, assistant and student differ."""
     method.optimizer.iterations.assign(3)

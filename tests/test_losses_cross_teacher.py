@@ -161,17 +161,19 @@ def test_the_surest_of_several():
 
 def test_pixels_are_drawn_evenly_and_once():
     mask = np.arange(40) % 4 == 0
-    for compiled in (False, True):  # XLA draws other numbers from a key
-        draw = tf.function(lambda mask: losses.draw_pixels([1, 2], mask, 99), jit_compile=compiled)
-        index, present = (part.numpy() for part in draw(tf.constant(mask)))
-        assert sorted(index) == list(range(40)) and sorted(index[present]) == list(range(0, 40, 4))  # all that hold
+
+    def draw(mask, seed, count):
+        return losses.draw_pixels(tf.random.stateless_uniform([40], [3, seed]), tf.constant(mask), count)
+
+    index, present = (part.numpy() for part in draw(mask, 0, 99))
+    assert sorted(index) == list(range(40)) and sorted(index[present]) == list(range(0, 40, 4))  # all that hold
     times = np.zeros(40)
     for seed in range(300):
-        index, present = (np.array(part) for part in losses.draw_pixels([3, seed], tf.constant(mask), 5))
+        index, present = (np.array(part) for part in draw(mask, seed, 5))
         assert present.all() and len(set(index)) == 5
         times[index] += 1
     assert not times[~mask].any() and 100 < times[mask].min() <= times[mask].max() < 200
-    _, present = losses.draw_pixels([1, 2], tf.zeros([40], tf.bool), 5)
+    _, present = draw(np.zeros(40, bool), 0, 5)
     assert present.shape == 5 and not np.array(present).any()
 
 

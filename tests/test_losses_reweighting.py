@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.test_losses import CLASSES, SHAPE, some_probability, some_valid
+from tests.test_losses import CLASSES, SHAPE, random, some_probability, some_valid
 from tfssl import losses
 
 PIXELS = int(np.prod(SHAPE))
@@ -55,6 +55,14 @@ def test_where_the_network_is_certain_almost_everywhere_the_certain_pixels_are_k
     confidence[0, 0] = 0.7
     kept = losses.confident_share(tf.constant(confidence), np.ones(SHAPE, bool), 0.9)
     np.testing.assert_array_equal(kept, confidence == 1)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.77])
+def test_pixels_of_one_confidence_are_kept_whatever_it_is(share):
+    """A threshold that is off by a rounding would keep none of them."""
+    for value in random(7).uniform(0.1, 1, 100).astype("float32"):
+        confidence = np.full(SHAPE, value)
+        assert losses.confident_share(tf.constant(confidence), np.ones(SHAPE, bool), share).numpy().all()
 
 
 def test_no_pixel_at_all():

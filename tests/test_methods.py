@@ -1,5 +1,7 @@
 """What every method owes: the same contract tests over all of METHODS, then what is particular to the baselines."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -25,6 +27,7 @@ from tests.networks_for_tests import (
 from tfssl import mixing
 from tfssl.methods import METHODS
 
+ALONE = {"supervised", "adversarial", "s4l", "unimatch", "fixmatch"}  # one network, or one and its average
 SEE_PREDICTIONS = {"flaw_detector", "discriminator"}
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -52,8 +55,24 @@ def test_logs_all_its_terms_and_ships_one_of_its_networks(name):
     assert same(method(image), method.deployed(image, training=False))
     pseudo = method.pseudo_labels(image)
     assert pseudo is None or (pseudo.shape == valid.shape and set(np.unique(pseudo)) <= set(range(len(CLASSES))))
-    learners = [role for role in method.roles if method.roles[role] in method.minimised]  # a head is nobody's peer
-    assert (method.coupling(image) is None) == (len(learners) < 2)
+    assert (method.coupling(image) is None) == (name in ALONE)
+
+
+@every_method
+def test_coupling_is_the_distance_of_the_two_that_are_nearest(name):
+    """A network that becomes another one is noticed, whichever it is."""
+    method, image = make_method(name), make_batch()["unlabeled"][0]
+    networks = [*(method.apart or method.guides)]
+    draw = np.random.default_rng(0)
+    for network in networks:
+        network.set_weights([weight * draw.uniform(0.3, 3, weight.shape) for weight in network.get_weights()])
+    told = [method.task.activation(network(image, training=False)["logits"]).numpy() for network in networks]
+    distances = [0.5 * np.abs(one - two).sum(-1).mean() for one, two in itertools.combinations(told, 2)]
+    if name not in ALONE:
+        np.testing.assert_allclose(method.coupling(image), min(distances), rtol=1e-4)
+        assert method.coupling(image) > 0.01
+        networks[-1].set_weights(networks[0].get_weights())
+        assert method.coupling(image) == 0
 
 
 @every_method
@@ -308,7 +327,8 @@ def rename_classes(method, order):
         last.kernel.assign(tf.gather(last.kernel, places, axis=-1))
         last.bias.assign(tf.gather(last.bias, places))
     for memory in method.memories:
-        for weight in memory.weights:  # [C, ...], but queues lie one after another, then a row of nothing
+        for weight in (weight for weight in memory.weights if len(weight.shape)):
+            # [C, ...], but queues lie one after another, then a row of nothing
             if weight.shape[0] == len(places):
                 weight.assign(tf.gather(weight, places))
             else:

@@ -114,7 +114,7 @@ def test_methods_learn(name):
     image = noisy_batch()["unlabeled"][0]
     pseudo, coupling = method.pseudo_labels(image), method.coupling(image)
     assert name == "supervised" or (pseudo.shape == image.shape and 20 < np.mean(pseudo) < 235)
-    assert (coupling is not None) == (name == "gct")
+    assert (coupling is None) == (name == "supervised")
 
 
 def test_the_detector_learns_the_distance_to_the_clean_image():

@@ -133,6 +133,14 @@ def test_figures_and_their_last_values(folder):
     assert "towards 0" in page.text
 
 
+def test_gradient_shares_are_not_among_the_losses(folder):
+    rows = ["step,loss_a,gradient_share_loss_a,gradient_share_loss_b", "10,2.5,0.75,0.25", "20,2.5,0.75,0.25", ""]
+    (folder / "history.csv").write_text("\n".join(rows))
+    losses, _, shares = re.findall(r"<figure>.*?</figure>", page_of(folder), re.S)[:3]
+    assert "Losses" in losses and "loss_a 2.5" in Page(losses).text and "0.75" not in Page(losses).text
+    assert "Gradient shares" in shares and "loss_a 0.75" in Page(shares).text and "loss_b 0.25" in Page(shares).text
+
+
 def test_nothing_is_fetched_and_nothing_runs(folder):
     source = page_of(folder)
     page = Page(source)

@@ -25,6 +25,7 @@ OPTIONS = [
     {"contrast": "binary", "class_average": "present", "anchor_threshold": 0.8},
     {"negatives_from": "lowest", "anchors_from": "lowest", "positive_threshold": 0.0, "unreliable": 0.4},
     {"negatives_from": "all", "labeled_negatives": False, "rank_low": 2, "temperature": 0.5},
+    {"rank_low": 1, "rank_high": 2, "negatives_from": "all"},
     {"rank_low": None, "dynamic_partition": False, "adaptive_weight": False, "unsupervised_weight": 2.5},
     {"queues": False, "ohem": 0.7, "student_view": "strong", "contrast_weight": 0.1},
     {"mix": "cutmix"},
@@ -51,7 +52,7 @@ def test_no_two_options_read_the_same():
     method, batch = apart(make(**SILENT)), make_batch()
     plain = [options for options in OPTIONS if "mix" not in options]
     single = {f"{name} {value}": {name: value} for options in plain for name, value in options.items()}
-    for same_here in ("rank_high 3", "class_average present", "queues False"):  # all classes are, of three ranks
+    for same_here in ("rank_low 1", "rank_high 3", "class_average present", "queues False"):  # as is already
         del single[same_here]
     terms = [reading(method, batch, **options)[0] for options in [{}, *single.values()]]
     assert len({tuple(round(float(value), 6) for value in found.values()) for found in terms}) == len(terms)
@@ -134,6 +135,13 @@ def test_few_classes_leave_no_unreliable_negatives_and_the_user_is_told(capsys):
     assert eager_step(make(**SILENT, rank_low=3), make_batch())["contrast"] > 0  # labeled pixels have no such window
 
 
+def test_a_class_without_a_positive_has_no_part():
+    """Nothing is as sure as 1: there is no centre, and pushing anchors from negatives alone is no contrast."""
+    logged = eager_step(apart(make(**SILENT, positive_threshold=1.0)), make_batch())
+    assert logged["contrast"] == logged["contrasted_classes"] == 0 < logged["queue_fill"]
+    assert "method.anchor_threshold is 1" in make(anchor_threshold=1.0).cautions()[0]
+
+
 def test_a_class_without_negatives_has_no_part():
     """All the teacher says is class 0: it alone has anchors, and it alone has no negatives."""
     method = make(**SILENT, negatives_from="all", labeled_negatives=False)
@@ -197,6 +205,7 @@ def test_the_warm_up_learns_from_labels_alone_and_leaves_the_queues_empty():
         assert not method.queues.filled.numpy().any()
         logged = step(method, make_batch(seed))
     assert set(logged) == {*method.terms, *method.watched} and method.queues.filled.numpy().all()
+    assert same(method.projection_teacher.get_weights(), method.projection.get_weights())  # its first update
 
 
 def test_cutmix_mixes_image_pseudo_label_and_anchors_by_one_mask(monkeypatch):

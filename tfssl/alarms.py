@@ -32,12 +32,12 @@ class Alarms:
                     self.tell(step, f"zero {name}", f"the term {name} was exactly 0 in the last {PATIENCE} rows: it "
                               "teaches nothing; look at its threshold, weight and start")  # fmt: skip
 
-    def after_evaluation(self, step, score, coupling=None):
-        """score: what task.scores gives for the deployed network; coupling: total variation between two networks."""
+    def after_evaluation(self, step, collapsed, coupling=None):
+        """collapsed: {what: the only class in it, or None}; coupling: total variation between two networks."""
         if coupling is not None and coupling < EQUAL:
             self.tell(step, "equal networks", f"two networks say the same (total variation {coupling:.1e}): they teach "
                       "each other nothing more; give them more noise, or other starts")  # fmt: skip
-        collapsed = score.get("one_class")
-        if collapsed is not None:
-            self.tell(step, "one class", f"the network predicts {collapsed!r} at nearly all "
-                      "pixels: it has collapsed; look at the learning rate and at the pseudo-labels")  # fmt: skip
+        for what, name in collapsed.items():
+            if name is not None:
+                self.tell(step, f"one class in {what}", f"of {what} nearly all pixels are {name!r}: training has "
+                          "collapsed; look at the learning rate and at the unlabeled terms")  # fmt: skip

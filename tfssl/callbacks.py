@@ -83,14 +83,15 @@ class Evaluate(keras.callbacks.Callback):
         if step % training.evaluate_every and step != training.steps:
             return
         score = self.scores()
-        watched, classes = self.watch()
+        watched, classes, one_class = self.watch()
         row = {**{name: score[name] for name in self.run.task.measures}, **watched}
         self.table.add({"step": step, **{name: f"{value:.5f}" for name, value in row.items()}})
         for name, found in classes.items():
             found = {key: "" if value is None else f"{value:.5f}" for key, value in found.items()}
             self.classes.add({"step": step, "class": name, **found})
         print(f"\nstep {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in row.items()), flush=True)
-        self.alarms.after_evaluation(step, score, row.get("total_variation"))
+        collapsed = {"the network": score.get("one_class"), "the pseudo-labels": one_class}
+        self.alarms.after_evaluation(step, collapsed, row.get("total_variation"))
         with self.writer.as_default(step):
             for name, value in row.items():
                 tf.summary.scalar(f"evaluation/{name}", value)

@@ -28,18 +28,19 @@ from matplotlib import pyplot
 SAME = ("data", "task", "evaluation")  # sections in which all that is compared must agree
 BUDGET = ("steps", "labeled_batch", "unlabeled_batch", "precision")  # and what of `training`; rates may differ
 RESAMPLES = 2000
-COLUMNS = ("method", "mean", "deviation", "gain", "low", "high", "seconds_per_step", "seeds")
+COLUMNS = ("method", "mean", "deviation", "gain", "gain_deviation", "low", "high", "seconds_per_step", "seeds")
 
 
 @dataclass
 class Candidate:
-    """One configuration of a comparison, and for each seed its folder and the tallies of its images [N, ...]."""
+    """One configuration of a comparison; for each seed its folder, the tallies [N, ...] and names of its images."""
 
     name: str
     path: str
     settings: config.Config
     folders: dict = field(default_factory=dict)
     tallies: dict = field(default_factory=dict)
+    images: dict = field(default_factory=dict)
 
 
 def compare(paths, seeds, folder, on="test", twin=None, overrides=()):
@@ -51,6 +52,7 @@ def compare(paths, seeds, folder, on="test", twin=None, overrides=()):
         for candidate in candidates:
             candidate.folders[seed] = folder / f"{candidate.name}_{seed}"
             finish(candidate, seed, on, overrides)
+    refuse_other_images(candidates, on)
     task = runs.make_task(candidates[0].settings.task)
     rows = [row(candidate, twin, task) for candidate in candidates]
     write(rows, folder, heading(candidates, seeds, on, task, twin))
@@ -60,8 +62,8 @@ def compare(paths, seeds, folder, on="test", twin=None, overrides=()):
 def prepare(path, overrides, on):
     settings = runs.resolve(config.load(path, overrides), path)
     source = runs.make_source(settings)  # mistakes in the data are told before the first hour of training
-    if getattr(source, on) is None:
-        raise UserError(f"{path}: its data has no {on} set; name one in data.{on}, or choose another by --on")
+    if getattr(source, on) is None or not getattr(source, on).count:
+        raise UserError(f"{path}: its data has no {on} set; give it one in `data`, or choose another by --on")
     return Candidate(Path(path).stem, str(path), runs.with_classes(settings, source))
 
 
@@ -74,7 +76,7 @@ def refuse_unlike(candidates):
         for section in (*SAME, "training"):
             one, two = (section_of(each, section) for each in (first, other))
             if one != two:
-                raise UserError(f"{other.path}: {runs.difference(section, one, two)} as in {first.path}; a comparison "
+                raise UserError(f"{other.path}: {runs.difference(section, two, one)} as in {first.path}; a comparison "
                                 "needs the same data, steps and evaluation")  # fmt: skip
 
 
@@ -99,8 +101,8 @@ def choose_twin(candidates, name):
 def finish(candidate, seed, on, overrides):
     """Train and score one run if it is not done; its tallies."""
     folder = candidate.folders[seed]
-    tallies = folder / f"tallies_{on}.npy"
-    if tallies.is_file():
+    path = folder / f"tallies_{on}.npz"
+    if path.is_file() and np.load(path)["step"] == candidate.settings.training.steps:
         wanted = candidate.settings.model_copy(update={"seed": seed}).model_dump(mode="json")
         runs.refuse_change(folder, config.read_json(folder / "config.json"), wanted)
     else:
@@ -108,7 +110,8 @@ def finish(candidate, seed, on, overrides):
         print(f"== {folder}", flush=True)
         in_a_process("tfssl.fit", candidate.path, *sets, "--output-dir", folder)
         in_a_process("tfssl.evaluate", folder, "--on", on)
-    candidate.tallies[seed] = np.load(tallies)
+    found = np.load(path)
+    candidate.tallies[seed], candidate.images[seed] = found["tallies"], list(found["names"])
 
 
 def in_a_process(module, *arguments):
@@ -128,6 +131,17 @@ def end_with(parent):
         os._exit(1)
 
 
+def refuse_other_images(candidates, on):
+    """Images are paired by their place: a run that was scored before the files of the data changed has others."""
+    first = next(iter(candidates[0].images.values()))
+    for candidate in candidates:
+        for seed, images in candidate.images.items():
+            if images != first:
+                folder = candidate.folders[seed]
+                raise UserError(f"{folder}: was scored on other {on} images than the first run; score it again by "
+                                f"python -m tfssl.evaluate {folder} --on {on}")  # fmt: skip
+
+
 # The numbers.
 
 
@@ -141,7 +155,8 @@ def row(candidate, twin, task):
         return found
     gain, low, high = paired_bootstrap(list(candidate.tallies.values()), list(twin.tallies.values()),
                                        lambda total: score(total, task))  # fmt: skip
-    return found | {"gain": gain, "low": low, "high": high}
+    apart = [mine - score(twin.tallies[seed].sum(0), task) for seed, mine in zip(twin.tallies, scores, strict=True)]
+    return found | {"gain": gain, "gain_deviation": deviation(apart), "low": low, "high": high}
 
 
 def seconds_per_step(folder):
@@ -213,19 +228,22 @@ def markdown(rows, facts):
         "|---|---|---|---|---|",
     ]
     for each in rows:
-        spread = "" if np.isnan(each["deviation"]) else f" ± {factor * each['deviation']:.2f}"
         gain = ["", ""]
         if "gain" in each:
             low, high = (f"{factor * each[key]:+.2f}" for key in ("low", "high"))
-            gain = [f"{factor * each['gain']:+.2f}", f"{low} to {high}"]
-        cells = [each["method"], f"{factor * each['mean']:.2f}{spread}", *gain,
+            gain = [f"{factor * each['gain']:+.2f}{spread(factor * each['gain_deviation'])}", f"{low} to {high}"]
+        cells = [each["method"], f"{factor * each['mean']:.2f}{spread(factor * each['deviation'])}", *gain,
                  f"{each['seconds_per_step']:.3f}"]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     note = (f"{facts['images']} {facts['on']} images, {facts['steps']} steps, {facts['seeds']} seed(s): mean ± "
-            "deviation over seeds; intervals by a bootstrap over images, paired.")  # fmt: skip
+            "deviation over seeds; intervals by a paired bootstrap over images, for these networks.")  # fmt: skip
     if facts["unlike"]:
         note += f" Their network is not that of {facts['twin']}: {', '.join(facts['unlike'])}."
     return "\n".join([*lines, "", note, ""])
+
+
+def spread(value):
+    return "" if np.isnan(value) else f" ± {value:.2f}"
 
 
 def draw(rows, path, facts):
@@ -238,7 +256,8 @@ def draw(rows, path, facts):
         left.plot(factor * each["mean"], place, "D", color="C0")
         if "gain" in each:
             gain, low, high = (factor * each[key] for key in ("gain", "low", "high"))
-            right.errorbar(gain, place, xerr=[[gain - low], [high - gain]], fmt="D", color="C0", capsize=3)
+            right.plot([low, high], [place] * 2, "|-", color="C0")  # the gain itself may lie outside, where classes
+            right.plot(gain, place, "D", color="C0")  # are in few images
     left.set_yticks(range(len(rows)), [each["method"] for each in rows])
     left.invert_yaxis()
     left.set_xlabel(f"{name} (gray: seeds)")
@@ -253,8 +272,8 @@ def seeds_of(text):
         seeds = [int(part) for part in text.split(",")]
     except ValueError:
         seeds = []
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds {text}: write different whole numbers as 0,1,2")
+    if not seeds or min(seeds) < 0 or max(seeds) > config.LAST_SEED or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {text}: write different whole numbers as 0,1,2, up to {config.LAST_SEED:,}")
     return seeds
 
 
@@ -270,7 +289,11 @@ def main(arguments=None):
     parser.add_argument("--set", action="append", default=[], metavar="A.B.C=JSON", help="change all configurations")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/comparison"), help="default: runs/comparison")
     given = parser.parse_args(arguments)
-    print(compare(given.configs, seeds_of(given.seeds), given.output_dir, given.on, given.against, given.set))
+    try:
+        print(compare(given.configs, seeds_of(given.seeds), given.output_dir, given.on, given.against, given.set))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import pydantic
 from tfssl.errors import UserError
 from tfssl.kinds import Share
 
+LAST_SEED = 1_000_000  # 1000 times it must be a seed of Keras too
+
 
 class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -98,7 +100,7 @@ class Export(Section):
 
 class Config(Section):
     about: str = ""
-    seed: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = 0  # 1000 * seed must be a seed of Keras too
+    seed: Annotated[int, pydantic.Field(ge=0, le=LAST_SEED)] = 0
     deterministic: bool = False
     data: Data = Data()
     task: Task = Task()

@@ -46,11 +46,12 @@ def logits_of(network):
 
 
 def watcher(method, examples, task, held_out=True, most=64):
-    """A function without arguments: what images beside training tell of learning, (row, classes).
+    """A function without arguments: what images beside training tell of learning, (row, classes, one class).
 
     row: the coupling of two networks and, on held-out images, scores of the pseudo-labels, each where the method has
-    it. classes: {name: {"accuracy", "iou"}} of the pseudo-labels, None where a class is not there. The labels are
-    looked at only here, never learned from. The first `most` examples serve.
+    it. classes: {name: {"accuracy", "iou"}} of the pseudo-labels, None where a class is not there; one class: that to
+    which they have collapsed, or None. The labels are looked at only here, never learned from. The first `most`
+    examples serve.
     """
 
     @tf.function(reduce_retracing=True)
@@ -67,23 +68,24 @@ def watcher(method, examples, task, held_out=True, most=64):
 
     def watch():
         found = [measure(tf.constant(index, tf.int64)) for index in range(min(examples.count, most))]
-        row, classes = {}, {}
+        row, classes, one_class = {}, {}, None
         if found and found[0]["tally"] is not None:
             result = task.scores(sum(each["tally"].numpy() for each in found))
             row |= {name: result[measure] for name, measure in task.pseudo_measures.items()}
             classes = {name: {"accuracy": accuracy, "iou": result["per_class_iou"][name]}
                        for name, accuracy in result.get("per_class_accuracy", {}).items()}  # fmt: skip
+            one_class = result.get("one_class")
         if found and found[0]["coupling"] is not None:
             row["total_variation"] = float(np.mean([each["coupling"].numpy() for each in found]))
-        return row, classes
+        return row, classes, one_class
 
     return watch
 
 
-def write_tallies(path, tallies):
+def write_tallies(path, tallies, names, step):
     """Image by image what the score of the network that ships is made of, for intervals over images; whole or not."""
     partial = path.with_name(f".partial-{path.name}")
-    np.save(partial, tallies)
+    np.savez(partial, tallies=tallies, names=names, step=step)
     partial.replace(path)
 
 
@@ -103,7 +105,9 @@ def main(arguments=None):
               "networks": {role: run.task.scores(tally.sum(0)) for role, tally in tallies.items()}}  # fmt: skip
     path = given.run / f"metrics_{given.on}.json"
     runs.write_json(path, result)
-    write_tallies(given.run / f"tallies_{given.on}.npy", next(iter(tallies.values())))
+    if not given.set:  # what a comparison will take for this run's score
+        path_of_tallies = given.run / f"tallies_{given.on}.npz"
+        write_tallies(path_of_tallies, next(iter(tallies.values())), examples.names, run.step)
     for role, score in result["networks"].items():
         print(f"{role:12s} {run.task.summary(score)}")
     print(json.dumps({"wrote": str(path)}))

@@ -114,7 +114,7 @@ def quality(evaluations):
 
 
 def coupling(evaluations, history):
-    """Total variation (0..1) between the two teachers' predictions over the steps; None if not measured."""
+    """Total variation (0..1) between the networks' predictions over the steps; None if not measured."""
     lines = _lines(evaluations, {"total_variation": "on held-out data"})
     if np.isfinite(history.get("total_variation", [])).any():
         lines.append(_smooth_line(history, "total_variation", "on the training batches"))

@@ -131,17 +131,21 @@ class ClassQueues(keras.layers.Layer):
 
 
 class LabeledQueues(ClassQueues):
-    """Queues of one length V that know which classes labels have shown so far (Cross Teacher Training): `seen` [C]."""
+    """Queues of one length V that know which classes labels have shown so far (Cross Teacher Training): `seen` [C].
+
+    `begun`: whether the queues of all of them have been full once. A class that is first seen later changes nothing.
+    """
 
     def __init__(self, classes, capacity, channels, **arguments):
         super().__init__(classes, capacity, channels, **arguments)
         self.seen = self.add_weight(name="seen", shape=(classes,), initializer="zeros", trainable=False)
+        self.begun = self.add_weight(name="begun", shape=(), initializer="zeros", trainable=False)
 
     @property
     def ready(self):
-        """Whether the queues of all classes seen are full, and there is one."""
+        """Whether the queues of all classes seen are full, and there is one, or once were."""
         seen = tf.convert_to_tensor(self.seen) > 0
-        return tf.reduce_any(seen) & tf.reduce_all(self.full | ~seen)
+        return (self.begun > 0) | (tf.reduce_any(seen) & tf.reduce_all(self.full | ~seen))
 
     @property
     def keys(self):
@@ -160,6 +164,7 @@ class LabeledQueues(ClassQueues):
 
     def push(self, keys, present, shown):
         """Append keys as all queues do; shown: float [C], above 0 for the classes that the labels of this step show."""
+        self.begun.assign(tf.cast(self.ready, tf.float32))
         super().push(keys, present)
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:

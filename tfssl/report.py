@@ -9,6 +9,7 @@ from pathlib import Path
 from tfssl import figures
 from tfssl.errors import UserError
 from tfssl.methods import METHODS
+from tfssl.methods.gradient_shares import SHARE
 from tfssl.report_data import inside, read
 
 UNKNOWN = "–"
@@ -18,7 +19,8 @@ MEASURES = {  # key in metrics.json: name, unit and factor in the report
     "psnr": ("PSNR", "dB", 1),
 }
 ACCURACY = "On the validation data; pseudo-labels on held-out data."
-COUPLING = "Total variation between the two teachers' predictions: towards 0 the networks have become equal."
+SHARES = "Of each term in the gradient of its move, at the last convolutions of the encoders."
+COUPLING = "The least total variation between the predictions of two networks: towards 0 they have become equal."
 VIRIDIS = "#440154,#3b528b,#21918c,#5ec962,#fde725"  # the scale of the confidence pictures
 STYLE = Path(__file__).with_name("report.css")
 
@@ -150,10 +152,13 @@ def _headline(run):
 def _figures(run):
     """The figures there is something to draw for, numbered in order; legends tell the last values."""
     watched = {*getattr(METHODS.get(_method(run)), "watched", ())} - {"total_variation"}
-    losses = [name for name in run.history if name not in {*figures.NO_LOSSES, *watched}]
+    shares = {name: name.removeprefix(SHARE) for name in run.history if name.startswith(SHARE)}
+    losses = [name for name in run.history if name not in {*figures.NO_LOSSES, *watched, *shares}]
+    of_shares = {shares.get(name, name): values for name, values in run.history.items() if name in {"step", *shares}}
     candidates = {
         "Losses": ("Smoothed; faint: as logged.", figures.terms(run.history, losses, "loss")),
         "Accuracy": (ACCURACY, figures.quality(run.evaluations)),
+        "Gradient shares": (SHARES, figures.terms(of_shares, shares.values(), "share")),
         "Coupling": (COUPLING, figures.coupling(run.evaluations, run.history)),
         "Watched": ("Further numbers of the method, not minimised.", figures.terms(run.history, watched, "value")),
         "Learning rate": ("", figures.learning_rate(run.history)),

@@ -30,15 +30,14 @@ def surest(first, second):
     return tf.where((first[1] >= second[1])[:, None], first[0], second[0]), tf.maximum(first[1], second[1])
 
 
-def draw_pixels(key, mask, count):
+def draw_pixels(scores, mask, count):
     """At most `count` of the pixels where mask (bool [P]) holds, evenly, none twice: (index int [N], present bool [N]).
 
-    The paper takes all of them. A fixed number bounds the step's cost and keeps shapes static; where no more than
-    `count` hold, it is all of them here too.
+    scores: uniform random numbers [P] in [0, 1). The paper takes all of them. A fixed number bounds the step's cost and
+    keeps shapes static; where no more than `count` hold, it is all of them here too.
     """
-    scores = tf.random.stateless_uniform(mask.shape, key) + tf.cast(mask, tf.float32)
-    best, index = tf.math.top_k(scores, min(count, mask.shape[0]))
-    return index, best >= 1
+    best, index = tf.math.top_k(tf.where(mask, scores, -1.0), min(count, mask.shape[0]))
+    return index, best >= 0
 
 
 def high_contrast(features, classes, present, keys, held, temperature):

@@ -15,7 +15,8 @@ def flaw_truth(difference, known, repeats=1):
     Blur by a kernel of (H/8, W/8); `repeats` (nu) times dilate by 3 x 3 and blur by (H/4, W/4); normalise to 0..1.
     difference: mu sum_o |T(x) - y|, float [B, H, W], 0..1; known: bool [B, H, W], False where there is no label: no
     flaw is seen there and the truth is 0. Returns float [B, H, W] in 0..1: 0 for a perfect prediction, in each other
-    image 1 at the worst pixel. As the last line normalises, mu has no effect.
+    image 1 at the worst pixel (but a map that is the same everywhere stays what it is). As the last line normalises,
+    mu has no effect elsewhere.
     """
     flaws = tf.where(known, tf.cast(difference, tf.float32), 0.0)
     flaws = blur(flaws, 8)

@@ -115,5 +115,6 @@ def masked_percentile(value, valid, share):
     low = tf.cast(tf.floor(place), tf.int32)
     high = tf.minimum(low + 1, tf.maximum(count - 1, 0))
     part = place - tf.floor(place)
-    found = (1 - part) * tf.gather(ordered, low) + part * tf.gather(ordered, high)
+    least, greatest = tf.gather(ordered, low), tf.gather(ordered, high)
+    found = least + part * (greatest - least)  # of equal values exactly that value, which pixels are compared with
     return tf.where(count > 0, found, 0.0)

@@ -20,10 +20,10 @@ class SemiSupervised(keras.Model):
     classes; `uses_unlabeled`; `turns`, whether it turns images by 90 degrees, so that crops must be square; `terms`,
     the names of the losses it minimises; `watched`, further numbers it logs. In its constructor it gives `roles`, all
     networks by name, the one that ships first; and where it has them `heads`, further networks by name that predict no
-    label (projections, detectors), `guides`, the networks that tell labels, `memories`, what it remembers between
-    steps, and `mix`, how `mixed` mixes unlabeled images. A network that no optimizer moves is not trainable. Where the
-    number of networks depends on an option of the page, it overrides `learners_of`, and gives the constructor here its
-    `terms`.
+    label (projections, detectors), `guides`, the networks that tell labels, `apart`, those that must not become equal
+    where these are not the guides, `memories`, what it remembers between steps, and `mix`, how `mixed` mixes unlabeled
+    images. A network that no optimizer moves is not trainable. Where the number of networks depends on an option of
+    the page, it overrides `learners_of`, and gives the constructor here its `terms`.
     """
 
     learners = 1
@@ -34,6 +34,7 @@ class SemiSupervised(keras.Model):
     terms = ()
     watched = ()
     guides = ()
+    apart = ()
     mix = "none"
 
     def __init__(self, task, *, steps, seed=0, xla=False, probe_every=0, terms=None):
@@ -108,11 +109,14 @@ class SemiSupervised(keras.Model):
         return self.task.decode(self.guides[0](image, training=False)["logits"]) if self.guides else None
 
     def coupling(self, image):
-        """How unlike the first two guides are on images, a scalar (total variation); None where there are no two."""
-        if len(self.guides) < 2:
+        """How unlike the networks are on images that must not become equal, a scalar: the least total variation of
+        two of them; None where there are no two."""
+        networks = self.apart or self.guides
+        if len(networks) < 2:
             return None
-        told = [self.task.activation(guide(image, training=False)["logits"]) for guide in self.guides[:2]]
-        return tf.reduce_mean(self.task.difference(*told))
+        told = [self.task.activation(network(image, training=False)["logits"]) for network in networks]
+        pairs = itertools.combinations(told, 2)
+        return tf.reduce_min([tf.reduce_mean(self.task.difference(*pair)) for pair in pairs])
 
     # What a page uses.
 

@@ -16,7 +16,7 @@ from tfssl.randomness import fold, noise
 from tfssl.resizing import pick_like, resize_like
 from tfssl.schedules import steps_of
 
-MIX, NOISE, KEYS, CONTRAST = 1, 2, 3, 4  # what the random keys of a step are for
+MIX, NOISE, CHOICE = 1, 2, 3  # what the random keys of a step are for
 KINDS = ("supervised", "cross", "high", "low")
 
 Count = Annotated[int, Field(gt=0)]
@@ -30,10 +30,10 @@ class CrossTeacher(SemiSupervised):
 
     Options, the paper's way first. pairs: 2, or 1 (a mean teacher) or 3 (table 6). labels_from (table 5): "others",
     the other pairs' teachers; "own", separate mean teachers, whose mean is scored as "ensemble"; "all", dual teachers;
-    "students", direct mutual teaching. Weights of 0 give table 4. memory_size: V, keys of a class (table 7); 0 is no
-    contrast. threshold: phi (table 8). directional: off is M_lc = 1 - M_hc (table 9). mix: nothing is said of it,
-    hence "none"; or "cutmix" or "classmix", one mask for all students. student_view: "weak" or "strong". Rotations,
-    flips and translations: `data.weak`.
+    "students", direct mutual teaching. Weights of 0 take terms away. memory_size: V, keys of a class (table 7); 0 is no
+    contrast. threshold: phi (table 8); 0 is high-level contrast alone, 1 low-level (table 4). directional: off is
+    M_lc = 1 - M_hc (table 9). mix: nothing is said of it, hence "none"; or "cutmix" or "classmix", one mask for all
+    students. student_view: "weak" or "strong". Rotations, flips and translations: `data.weak`.
     Its numbers are lost, so ours are the weights of the contrasts, temperature (tau) and ema_decay (alpha). quota: n,
     keys of a class and image; V / N_l rounds to the least, 1, from 86 labeled images on. chosen: the most "confident"
     n or "random" ones; the text says both. cross_from: the step at which eq. 5 joins; of a beginning on labels alone
@@ -62,6 +62,7 @@ class CrossTeacher(SemiSupervised):
         self.teachers = [twin(student) for student in self.students]
         self.tellers = tellers(pairs, labels_from)
         self.guides = self.students if labels_from == "students" else self.teachers
+        self.apart = self.guides if pairs > 1 else [*self.teachers, *self.students]
         channels = [student.output["features"].shape[-1] for student in self.students]
         if memory_size and len(set(channels)) > 1:
             raise UserError(f"networks: their features have {channels} channels, but low-level contrast compares them; "
@@ -88,6 +89,8 @@ class CrossTeacher(SemiSupervised):
         self.refuse_overflow(image.shape[0])
         crosses = tf.cast(step >= self.cross_from, tf.float32)
         started, held, fill = self.look_into_banks(step)  # out here: XLA on a GPU cannot read integer variables
+        shape = [3, len(self.banks), image.shape[0] + weak.shape[0], *weak.shape[1:3]]
+        scores = tf.random.stateless_uniform(shape, fold(key, CHOICE))  # nor does XLA draw the same numbers
 
         def terms():
             looked = [teacher(chain(image, weak), training=False) for teacher in self.teachers]
@@ -102,11 +105,11 @@ class CrossTeacher(SemiSupervised):
                 "supervised": [self.task.loss(label, each[: image.shape[0]]) for each in logits],  # eq. 1, 2
                 "cross": [crosses * self.crossed(k, pseudo, each[image.shape[0] :]) for k, each in enumerate(logits)],
             }
-            contrasts, watched = self.contrasts(studied, label, pseudo, held, key)
+            contrasts, watched = self.contrasts(studied, label, pseudo, held, scores)
             found |= {kind: [started * loss for loss in values] for kind, values in contrasts.items()}
             if told[1:]:
                 watched["total_variation"] = losses.total_variation(*told[:2], valid)
-            fresh = [self.select(k, looked[k]["features"], label, key) for k in range(len(self.banks))]
+            fresh = [self.select(k, looked[k]["features"], label, scores[2, k]) for k in range(len(self.banks))]
             weighted = {f"{kind}_{k}": self.weights_of[kind] * value
                         for kind, values in found.items() for k, value in enumerate(values, 1)}  # fmt: skip
             return weighted, (watched, fresh)  # eq. 10 is their sum
@@ -125,11 +128,11 @@ class CrossTeacher(SemiSupervised):
         with noise(fold(fold(key, NOISE), k)):
             return self.students[k](image, training=True)
 
-    def select(self, k, features, label, key):
+    def select(self, k, features, label, scores):
         """What bank k is given: (keys [C,K,D], present [C,K], classes shown [C]), of teacher k on labeled images."""
         features = features[: label.shape[0]]
         probability, label = self.probability(self.teachers[k], features), pick_like(label, features)
-        score = tf.random.stateless_uniform(label.shape, fold(fold(key, KEYS), k)) if self.chosen == "random" else None
+        score = pick_like(scores[: label.shape[0]], features) if self.chosen == "random" else None
         keys = losses.best_keys(features, label, probability, self.quota, score)
         return *keys, tf.reduce_max(tf.one_hot(label, self.task.channels), axis=[0, 1, 2])
 
@@ -140,7 +143,7 @@ class CrossTeacher(SemiSupervised):
 
     # The contrasts, at the features' resolution, of labeled and unlabeled pixels alike.
 
-    def contrasts(self, studied, label, pseudo, held, key):
+    def contrasts(self, studied, label, pseudo, held, scores):
         """({"high": [loss of each student], "low": ...}, what is watched of it); held: of each bank."""
         if not self.banks:
             return {}, {}
@@ -151,7 +154,7 @@ class CrossTeacher(SemiSupervised):
             classes = tf.reshape(pick_like(chain(label, pseudo[self.tellers[k][0]]), grid), [-1])
             contrasts = {"high": self.high, "low": self.low} if len(views) > 1 else {"high": self.high}
             for number, (kind, contrast) in enumerate(contrasts.items()):
-                loss, share = contrast(k, views, classes, held, fold(fold(key, CONTRAST + number), k))
+                loss, share = contrast(k, views, classes, held, tf.reshape(pick_like(scores[number, k], grid), [-1]))
                 found.setdefault(kind, []).append(loss)
                 shares.setdefault(f"{kind}_pixels", []).append(share)
         return found, {name: mean(values) for name, values in shares.items()}
@@ -161,26 +164,26 @@ class CrossTeacher(SemiSupervised):
         sure = tf.reduce_max(self.probability(self.students[k], features), axis=-1)
         return tf.reshape(features, [-1, features.shape[-1]]), tf.reshape(sure, [-1])
 
-    def high(self, k, views, classes, held, key):
+    def high(self, k, views, classes, held, scores):
         """(student k's eq. 6, the share of pixels in M_hc)."""
         features, sure = views[k]
         mask = losses.high_quality(sure, self.threshold)  # eq. 7
-        pixels, share, _ = self.draw(features, classes, mask, key)
+        pixels, share, _ = self.draw(features, classes, mask, scores)
         return losses.high_contrast(*pixels, self.banks[k].keys, held[k], self.temperature), share  # eq. 6
 
-    def low(self, k, views, classes, held, key):
+    def low(self, k, views, classes, held, scores):
         """(student k's eq. 8, the share of pixels in M_lc); of several peers the surest at each pixel."""
         features, sure = views[k]
         better, surer = functools.reduce(losses.surest, views[:k] + views[k + 1 :])
         mask = losses.low_quality(sure, surer, self.threshold, self.directional)  # eq. 9
-        pixels, share, index = self.draw(features, classes, mask, key)
+        pixels, share, index = self.draw(features, classes, mask, scores)
         keys, held = tf.concat([bank.keys for bank in self.banks], 1), tf.concat(held, 1)
         return losses.low_contrast(*pixels, tf.gather(better, index), keys, held, self.temperature), share  # eq. 8
 
-    def draw(self, features, classes, mask, key):
+    def draw(self, features, classes, mask, scores):
         """((features, classes, present) of the pixels drawn, the share of known pixels in the mask, their places)."""
         known = classes != self.task.ignore_index
-        index, present = losses.draw_pixels(key, mask & known, self.anchors)
+        index, present = losses.draw_pixels(scores, mask & known, self.anchors)
         share = losses.masked_mean(tf.cast(mask, tf.float32), known)
         return (tf.gather(features, index), tf.gather(classes, index), present), share, index
 

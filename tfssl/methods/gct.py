@@ -108,7 +108,7 @@ class GCT(FlawGuided):
         (image, label), (weak, valid) = batch["labeled"], batch["unlabeled"]
         step, key = self.optimizer.iterations + 0, self.key()
         weight = self.consistency_weight * self.ramp(step, self.ramp_up)
-        seen, labeled = chain(image, weak), slice(0, image.shape[0])
+        seen, labeled, unlabeled = chain(image, weak), slice(image.shape[0]), slice(image.shape[0], None)
 
         def terms():
             inside = chain(self.task.known(label), valid)
@@ -124,11 +124,9 @@ class GCT(FlawGuided):
                 found[f"supervised_{k + 1}"] = self.task.loss(label, logits[k][labeled])  # eq. 1
                 found[f"consistency_{k + 1}"] = weight * consistency  # these three sum to eq. 2
                 found[f"correction_{k + 1}"] = self.correction_weight * correction
-            watched = {
-                "total_variation": losses.masked_mean(self.task.difference(*predictions), inside),
-                "used_pixels": losses.masked_mean(learns[0] + learns[1], inside),
-                "corrected_pixels": losses.masked_mean(flawed, inside),
-            }
+            unlike, used = self.task.difference(*predictions), learns[0] + learns[1]
+            seen_there = {"total_variation": unlike, "used_pixels": used, "corrected_pixels": flawed}
+            watched = {name: losses.masked_mean(each[unlabeled], valid) for name, each in seen_there.items()}
             return found, ([prediction[labeled] for prediction in predictions], watched)
 
         minimised, (predictions, watched) = self.minimize(terms, self.networks, self.optimizer)

@@ -2,9 +2,11 @@
 
 import tensorflow as tf
 
+SHARE = "gradient_share_"  # begins the column of each term's share
+
 
 def share_of(term):
-    return f"gradient_share_{term}"
+    return SHARE + term
 
 
 def last_kernels(networks):

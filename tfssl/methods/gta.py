@@ -24,13 +24,15 @@ class GTA(SemiSupervised):
     Options, the paper's way first. transmission: what of the assistant the student follows, the "encoder" or "all" of
     it (table 5). assistant_learns, student_learns: from what (table 7). ema_decay: alpha of eq. 9 and eq. 12, the
     teacher's rising to it over its first steps, so that the start is soon forgotten; transmission_decay: that of eq. 9
-    where it is another (in the published code 0.999 after a rise). warm_up on labels alone: 1 epoch
+    where it is another (in the published code 0.999). warm_up on labels alone: 1 epoch
     of 80 (table 8; the paper says "all three": here assistant and student learn, the teacher follows). reweighting off,
     or smoothing 0 (tau; table 9). dropped: the share of pixels, the least confident, that are ignored.
     Readings: g, the predictor that no pseudo-label teaches, is a network's last convolution and f is all before it;
     the paper's g begins at 512 features, in the authors' code two convolutions before that. Where the paper is silent:
     the assistant sees strong views ("weak" by assistant_view) mixed by CutMix (`mix`), and begins as a copy of the
-    student, since averaging the encoders of unlike networks means nothing.
+    student, since averaging the encoders of unlike networks means nothing. Left out of the published code: the first
+    step's replacing of the student, a constant rate of the assistant, weights that count dropped pixels, and a
+    threshold from a second pass of the teacher over the mixed images.
     """
 
     terms = ("assistant", "supervised")
@@ -47,7 +49,7 @@ class GTA(SemiSupervised):
         (self.student,) = networks
         self.assistant, self.teacher = trainable_twin(self.student), twin(self.student)
         self.roles = {"teacher": self.teacher, "assistant": self.assistant, "student": self.student}
-        self.guides = [self.teacher]
+        self.guides, self.apart = [self.teacher], [*self.roles.values()]
         self.ema_decay, self.transmission, self.dropped = ema_decay, transmission, dropped
         self.transmission_decay = ema_decay if transmission_decay is None else transmission_decay
         self.assistant_learns, self.student_learns = assistant_learns, student_learns

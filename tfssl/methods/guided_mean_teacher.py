@@ -40,6 +40,7 @@ class GuidedMeanTeacher(FlawGuided):
         (self.student,) = networks
         self.teacher = twin(self.student)
         self.roles, self.guides = {"teacher": self.teacher, "student": self.student}, [self.teacher]
+        self.apart = [self.teacher, self.student]
         self.ema_decay, self.consistency_weight, self.smoothed = ema_decay, consistency_weight, flaw_map == "smoothed"
         self.ramp, self.ramp_up = RAMPS[ramp], schedules.steps_of(ramp_up, self.steps)
         self.built = True

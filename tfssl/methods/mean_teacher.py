@@ -27,7 +27,8 @@ class MeanTeacher(SemiSupervised):
     the teacher said of them, by one mask. ramp: how consistency_weight rises over `ramp_up`. student_view: the image
     the student sees, "strong" or "weak".
     Readings: the squared error is a sum over classes, of which the paper takes the mean, so its weight of 100 for CIFAR
-    is 100 / C here. The teacher draws no noise of its own, as is usual for segmentation.
+    is 100 / C here. It is taken over unlabeled images, the paper's over labeled ones too. The teacher draws no noise of
+    its own, as is usual for segmentation.
     """
 
     needs_classes = False
@@ -47,6 +48,7 @@ class MeanTeacher(SemiSupervised):
         (self.student,) = networks
         self.teacher = twin(self.student)
         self.roles, self.guides = {"teacher": self.teacher, "student": self.student}, [self.teacher]
+        self.apart = [self.teacher, self.student]
         self.ema_decay, self.consistency_weight, self.threshold = ema_decay, consistency_weight, threshold
         self.consistency, self.confidence, self.mix = consistency, confidence, mix
         self.strong_views = 1 if student_view == "strong" else 0

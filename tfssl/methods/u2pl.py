@@ -31,16 +31,18 @@ class U2PL(SemiSupervised):
     Options, the paper's way first. unreliable: alpha_0 (table 7). dynamic_partition: eq. 7, or alpha_0 throughout.
     adaptive_weight: eq. 8, or eta alone, which is `unsupervised_weight`. contrast: eq. 4, or "binary", eq. A1.
     anchors, negatives, temperature, anchor_threshold: M, N, tau, delta_p. rank_low, rank_high: r_l, r_h (table 5);
-    with rank_low null negatives are of any rank (table 6's "without" has 1). negatives_from: "unreliable" pixels,
-    those of "lowest" entropy (table 4's "Reliable"), or "all". queues: off, negatives are of this step alone (table
-    6). background_capacity: that of class 0. pushed: how many keys a class may get in a step, drawn at random; the
-    paper's gets all. ohem: null, or the probability from which on a labeled pixel is easy (0.7 for Cityscapes).
+    with rank_low null negatives are of any rank, unlabeled ones but the first (table 6's "without" has 1).
+    negatives_from: "unreliable" pixels, those of "lowest" entropy (table 4's "Reliable"), or "all". queues: off,
+    negatives are of this step alone (table 6). background_capacity: that of class 0. pushed: how many keys a class may
+    get in a step, drawn at random; the paper's gets all. ohem: null, or the probability from which on a labeled pixel
+    is easy (0.7 for Cityscapes).
     warm_up: on labels alone, 1 epoch of 80. mix, teacher_statistics of batch norm and student_view ("strong" is not
     the paper's): of these it says no more. A weight of 0 takes its term away.
     Where the authors' code differs. labeled_negatives: off, it never finds one. anchors_from: "lowest", unlabeled
     anchors are the share alpha_t of lowest entropy. positive_threshold: 0, the positive is a mean over pixels whatever
     their p(c). class_average: "present", over classes that have anchors. Left out: its thresholds from the mixed
-    image, and its draw between CutMix, ClassMix and CutOut.
+    image, its draw between CutMix, ClassMix and CutOut, unlabeled negatives of c from pixels told to be c alone, a
+    teacher that is copied anew at each step of an epoch, and the classes of the batch as divisor.
     Readings. Eq. 3 is a mean over the pixels that are kept. The representation head ends in a 1x1 convolution. The
     teacher sees weak views unmixed, so negatives and positives are of those. The label, p and entropy of a feature are
     those of the pixel at its middle. ema_decay is the authors'.
@@ -67,6 +69,7 @@ class U2PL(SemiSupervised):
         self.projection = representation_head(self.student.output["features"].shape[-1], channels, self.seed)
         self.projection_teacher = twin(self.projection, "projection_teacher")
         self.roles, self.guides = {"teacher": self.teacher, "student": self.student}, [self.teacher]
+        self.apart = [self.teacher, self.student]
         self.heads = {"projection": self.projection, "projection_teacher": self.projection_teacher}
         self.warm_up, self.ema_decay, self.statistics = warm_up_of(warm_up, self.steps), ema_decay, teacher_statistics
         self.mix, self.strong_views = mix, 1 if student_view == "strong" else 0
@@ -127,7 +130,7 @@ class U2PL(SemiSupervised):
             positives = losses.class_centers(pixels(z), pixels(central, z), self.task.channels)  # eq. 12
             mask = pixels(chain(candidates[:count], mixed), own)[:, None] == tf.range(self.task.channels)
             anchors, counts = losses.choose(pixels(own), mask, pixels(scores, own), self.anchors)
-            counts &= there[:, None]
+            counts &= (there & tf.reduce_any(positives != 0, axis=1))[:, None]  # both sides of the contrast are needed
             weight = losses.adaptive_weight(parts["reliable"], valid) if self.adaptive_weight else 1.0  # eq. 8
             unsupervised = losses.cross_entropy(target, logits[count:], ignore_index=self.task.ignore_index)
             found = {
@@ -192,6 +195,8 @@ class U2PL(SemiSupervised):
                     f"negative, {rest}; set method.rank_low to {classes - 1}"]  # fmt: skip
         if self.unreliable == 0 and self.negatives_from != "all":
             return [f"method.unreliable is 0: no unlabeled pixel can be a negative, {rest}"]
+        if self.thresholds[0] == 1:
+            return ["method.anchor_threshold is 1: no pixel is surer, so none is an anchor: there is no contrast"]
         return []
 
 
