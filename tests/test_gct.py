@@ -137,6 +137,22 @@ def test_equal_networks_are_refused():
         make(learners=[tiny_network(3), tiny_network(3)])
 
 
+def test_the_warm_up_learns_from_labels_alone_and_then_the_consistency_rises():
+    methods = [make(warm_up=3, ramp_up=2, steps=10, ema_decay=0.5) for _ in range(2)]
+    assert [first for first, *_ in methods[0].phases()] == [0, 3]
+    batch, logged = make_batch(), []
+    garbage = tuple(tf.fill(view.shape, np.nan) if view.dtype == tf.float32 else view for view in batch["unlabeled"])
+    before = snapshot(methods[0])
+    for method, unlabeled in zip(methods, (batch["unlabeled"], garbage), strict=True):
+        logged.append(step(method, {**batch, "unlabeled": unlabeled}))
+    assert logged[0] == logged[1] and set(logged[0]) == {"supervised_1", "supervised_2", "detector"}
+    after = snapshot(methods[0])
+    assert same(after, snapshot(methods[1])) and not any(same(before[role], after[role]) for role in after)
+    step(methods[0], batch)
+    found = [step(methods[0], batch) for _ in range(2)]  # the steps 3, where the rise begins, and 4
+    assert found[0]["consistency_1"] == 0 < found[1]["consistency_1"] and found[0]["correction_1"] > 0
+
+
 # The two moves.
 
 

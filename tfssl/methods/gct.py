@@ -63,7 +63,8 @@ class GCT(FlawGuided):
 
     The paper's numbers for segmentation are the defaults: consistency_weight 100 (lambda_dc), correction_weight 1
     (lambda_fc), flaw_threshold 0.6 (xi), ramp_up (eta: 3 epochs, of 20 in the authors' code), truth_repeats 1 (nu; 10
-    for denoising), detector_rate. Options, the paper's way first. ramp: of the consistency, "cosine" or, as in the
+    for denoising), detector_rate. Options, the paper's way first. warm_up: 0, or so long all three learn from labels
+    alone before the consistency begins to rise. ramp: of the consistency, "cosine" or, as in the
     authors' code, "sigmoid". flaw_map: "min_max" alone, or "smoothed" before it, as in their code. detector_width and
     detector_stride: a narrower detector with a finer map, for small crops. ema_decay: None, as in the paper, and
     network_1 ships, or the decay of its average, which ships then.
@@ -87,7 +88,8 @@ class GCT(FlawGuided):
     watched = ("total_variation", "used_pixels", "corrected_pixels")
 
     def __init__(self, networks, task, *, consistency_weight: Weight = 100.0, correction_weight: Weight = 1.0,
-                 flaw_threshold: Share = 0.6, ramp_up: Amount = 0.15, ramp: Literal["cosine", "sigmoid"] = "cosine",
+                 flaw_threshold: Share = 0.6, warm_up: Amount = 0.0, ramp_up: Amount = 0.15,
+                 ramp: Literal["cosine", "sigmoid"] = "cosine",
                  flaw_map: Literal["min_max", "smoothed"] = "min_max", truth_repeats: Count = 1,
                  detector_rate: Weight = 1e-4, detector_width: Width = 64,
                  detector_stride: Literal[8, 16, 32] = 32, ema_decay: Share | None = None, **shared):  # fmt: skip
@@ -101,13 +103,31 @@ class GCT(FlawGuided):
         self.roles |= {"network_1": networks[0], "network_2": networks[1]}
         self.consistency_weight, self.correction_weight = consistency_weight, correction_weight
         self.flaw_threshold, self.smoothed = flaw_threshold, flaw_map == "smoothed"
+        self.warm_up = schedules.warm_up_of(warm_up, self.steps)
         self.ramp, self.ramp_up = RAMPS[ramp], schedules.steps_of(ramp_up, self.steps)
         self.built = True
+
+    def phases(self):
+        guided = (self.warm_up, self.learn, None)
+        return [(0, self.learn_labeled, None), guided] if self.warm_up else [guided]
+
+    def learn_labeled(self, batch):
+        image, label = batch["labeled"]
+        step, key = self.optimizer.iterations + 0, self.key()
+
+        def terms():
+            logits = [self.study(k, image, key) for k in range(2)]
+            found = {f"supervised_{k + 1}": self.task.loss(label, logits[k]) for k in range(2)}  # eq. 1
+            return found, [self.task.activation(each) for each in logits]
+
+        minimised, predictions = self.minimize(terms, self.networks, self.optimizer)
+        self.follow_network(step)
+        return self.track({**minimised, **self.learn_flaws(image, label, predictions)})
 
     def learn(self, batch):
         (image, label), (weak, valid) = batch["labeled"], batch["unlabeled"]
         step, key = self.optimizer.iterations + 0, self.key()
-        weight = self.consistency_weight * self.ramp(step, self.ramp_up)
+        weight = self.consistency_weight * self.ramp(step - self.warm_up, self.ramp_up)
         seen, labeled, unlabeled = chain(image, weak), slice(image.shape[0]), slice(image.shape[0], None)
 
         def terms():
@@ -130,9 +150,12 @@ class GCT(FlawGuided):
             return found, ([prediction[labeled] for prediction in predictions], watched)
 
         minimised, (predictions, watched) = self.minimize(terms, self.networks, self.optimizer)
-        if self.ema_decay:
-            follow(self.average, self.networks[0], warmed_up(self.ema_decay, step))
+        self.follow_network(step)
         return self.track({**minimised, **self.learn_flaws(image, label, predictions)}, **watched)
+
+    def follow_network(self, step):
+        if self.average is not None:
+            follow(self.average, self.networks[0], warmed_up(self.ema_decay, step))
 
     def study(self, k, image, key):
         """Network k's logits in training; both see the same images, each draws noise of its own."""
