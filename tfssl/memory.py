@@ -164,9 +164,10 @@ class LabeledQueues(ClassQueues):
 
     def push(self, keys, present, shown):
         """Append keys as all queues do; shown: float [C], above 0 for the classes that the labels of this step show."""
-        self.begun.assign(tf.cast(self.ready, tf.float32))
+        before = self.ready  # which a class that this step is the first to show would end
         super().push(keys, present)
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             shown = replica.all_reduce(tf.distribute.ReduceOp.SUM, shown)
         self.seen.assign(tf.maximum(self.seen, tf.cast(shown > 0, tf.float32)))
+        self.begun.assign(tf.cast(before | self.ready, tf.float32))
