@@ -89,7 +89,7 @@ def softplus(value):
 def test_the_warm_up_sees_no_unlabeled_image():
     method, other = (make(warm_up=0.5, steps=8) for _ in range(2))
     assert [(first, function) for first, function, _ in method.phases()] == [
-        (0, method.learn_labeled), (4, method.learn_both)
+        (0, method.learn_labeled), (4, method.learn)
     ]  # fmt: skip
     batch = make_batch()
     garbage = [tf.fill(view.shape, np.nan) for view in batch["unlabeled"] if view.dtype == tf.float32]

@@ -58,10 +58,6 @@ class Adversarial(SemiSupervised):
     def minimised(self):
         return [self.network]  # the discriminator has its own optimizer
 
-    def phases(self):
-        later = [(self.warm_up, self.learn_both, None)]
-        return [(0, self.learn_labeled, None), *later] if self.warm_up else later
-
     # The steps.
 
     def learn_labeled(self, batch):
@@ -75,7 +71,7 @@ class Adversarial(SemiSupervised):
 
         return self.move(label, terms)
 
-    def learn_both(self, batch):
+    def learn(self, batch):
         (image, label), (weak, valid) = batch["labeled"], batch["unlabeled"]
         labeled, unlabeled = slice(0, image.shape[0]), slice(image.shape[0], None)
         key = self.key()

@@ -21,9 +21,10 @@ class SemiSupervised(keras.Model):
     the names of the losses it minimises; `watched`, further numbers it logs. In its constructor it gives `roles`, all
     networks by name, the one that ships first; and where it has them `heads`, further networks by name that predict no
     label (projections, detectors), `guides`, the networks that tell labels, `apart`, those that must not become equal
-    where these are not the guides, `memories`, what it remembers between steps, and `mix`, how `mixed` mixes unlabeled
-    images. A network that no optimizer moves is not trainable. Where the number of networks depends on an option of
-    the page, it overrides `learners_of`, and gives the constructor here its `terms`.
+    where these are not the guides, `memories`, what it remembers between steps, `mix`, how `mixed` mixes unlabeled
+    images, and `warm_up`, how many steps `learn_labeled` makes before `learn` does. A network that no optimizer moves
+    is not trainable. Where the number of networks depends on an option of the page, it overrides `learners_of`, and
+    gives the constructor here its `terms`.
     """
 
     learners = 1
@@ -36,6 +37,7 @@ class SemiSupervised(keras.Model):
     guides = ()
     apart = ()
     mix = "none"
+    warm_up = 0
 
     def __init__(self, task, *, steps, seed=0, xla=False, probe_every=0, terms=None):
         """probe_every: steps between two measurements of the gradient shares of the terms, 0: none; terms: where they
@@ -90,7 +92,8 @@ class SemiSupervised(keras.Model):
 
     def phases(self):
         """[(first step, step function, what to do once before it, or None), ...] in order of the first step."""
-        return [(0, self.learn, None)]
+        after = (self.warm_up, self.learn, None)
+        return [(0, self.learn_labeled, None), after] if self.warm_up else [after]
 
     def restarts(self):
         """The steps at which the learning-rate schedule starts anew, the first of them 0."""

@@ -107,10 +107,6 @@ class GCT(FlawGuided):
         self.ramp, self.ramp_up = RAMPS[ramp], schedules.steps_of(ramp_up, self.steps)
         self.built = True
 
-    def phases(self):
-        guided = (self.warm_up, self.learn, None)
-        return [(0, self.learn_labeled, None), guided] if self.warm_up else [guided]
-
     def learn_labeled(self, batch):
         image, label = batch["labeled"]
         step, key = self.optimizer.iterations + 0, self.key()

@@ -67,10 +67,6 @@ class GTA(SemiSupervised):
     def also_minimised(self):
         return {"assistant": [self.assistant]}
 
-    def phases(self):
-        after = (self.warm_up, self.learn, None)
-        return [(0, self.learn_labeled, None), after] if self.warm_up else [after]
-
     # The steps.
 
     def learn_labeled(self, batch):

@@ -89,10 +89,6 @@ class U2PL(SemiSupervised):
         self.memories = [self.queues]
         self.built = True
 
-    def phases(self):
-        contrast = (self.warm_up, self.learn, None)
-        return [(0, self.learn_labeled, None), contrast] if self.warm_up else [contrast]
-
     # The steps.
 
     def learn_labeled(self, batch):
