@@ -1,10 +1,12 @@
 """python -m benchmarks.step_cost [CONFIG...]: what a step of each method costs above its own lower bound.
 
-The lower bound of a method are its own network passes and nothing else: what each network is called on, how often, in
+The lower bound of a method are its own network passes, learned plainly: what each network is called on, how often, in
 training or not, and through which calls gradients go back, is recorded from the method's step; the bound makes the
-same calls on the same shapes, takes the gradients of plain means of squares through the same, and applies the same
-optimizers. No pseudo-labels, mixing, memories, averages of weights or losses of pixels. Both are timed in turns in one
-process; the ratio is the median of the turns' ratios. Random images: what they show changes no cost.
+same calls on the same shapes, minimises the supervised loss of each prediction that gradients go back through, as if
+all its images were labeled (of other outputs, such as flaw maps, the mean square), and applies the same optimizers.
+No pseudo-labels, mixing, memories, averages of weights or terms of the method. The last column is the ratio to less
+still: to the same passes with means of squares in place of all losses. All three are timed in turns in one process; a
+ratio is the median of the turns' ratios. Random images: what they show changes no cost.
 
 --classes 21 60 150: the same for so many classes each, to see how the cost grows with them.
 """
@@ -15,6 +17,7 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from operator import truediv
 from pathlib import Path
 
 import keras
@@ -23,8 +26,9 @@ import tensorflow as tf
 
 from tfssl import config, errors, runs
 from tfssl.randomness import noise
+from tfssl.resizing import resize_like
 
-COLUMNS = ("config", "classes", "step, ms", "bound, ms", "ratio", "least", "most")
+COLUMNS = ("config", "classes", "step, ms", "bound, ms", "ratio", "least", "most", "ratio without losses")
 
 
 def build(path, classes, overrides):
@@ -110,8 +114,29 @@ def told_of(tensor, tell):
     return tf.custom_gradient(lambda value: (tf.identity(value), backward))(tensor)
 
 
-def bound_of(moves):
-    """The lower bound as generator function, from the recorded moves of a step: yields what must be computed."""
+def mean_square(output):
+    return tf.reduce_mean(tf.square(tf.cast(output, tf.float32)))
+
+
+def supervised_loss(run):
+    """Of predictions the supervised loss of the run's task at the images' size, of other outputs the mean square."""
+    crop, task = run.settings.data.crop, run.task
+
+    def loss(output):
+        if output.shape.rank != 4 or output.shape[-1] != task.channels:
+            return mean_square(output)
+        like = tf.zeros([output.shape[0], *crop], tf.int32)  # a label, of classes
+        logits = resize_like(tf.cast(output, tf.float32), like)  # where a method calls a part of a network
+        return task.loss(like if task.has_classes else tf.zeros(logits.shape), logits)
+
+    return loss
+
+
+def bound_of(moves, loss=mean_square):
+    """The lower bound as generator function, from the recorded moves of a step: yields what must be computed.
+
+    loss: what is minimised of each output that gradients go back through.
+    """
     made = [[[tf.cast(tf.random.normal(shape), dtype) for shape, dtype in call.inputs] for call in calls]
             for _, _, calls in moves]  # fmt: skip
 
@@ -119,12 +144,14 @@ def bound_of(moves):
         for (networks, optimizer, calls), given in zip(moves, made, strict=True):
             variables = [variable for network in networks for variable in network.trainable_variables]
             through = [inputs[n] for call, inputs in zip(calls, given, strict=True) for n in call.further]
-            with tf.GradientTape() as tape, noise(tf.constant([1, 2])):
+            with tf.GradientTape() as tape:
                 tape.watch(through)
                 sizes, total = [], 0.0
-                for call, inputs in zip(calls, given, strict=True):
-                    outputs = tf.nest.flatten(call.network(*inputs, training=call.training))
-                    size = tf.add_n([tf.reduce_mean(tf.square(tf.cast(output, tf.float32))) for output in outputs])
+                for number, (call, inputs) in enumerate(zip(calls, given, strict=True)):
+                    # another key for each pass and step: what could be drawn once would be, and shared
+                    with noise(tf.stack([number, tf.cast(optimizer.iterations, tf.int32)])):
+                        outputs = tf.nest.flatten(call.network(*inputs, training=call.training))
+                    size = tf.add_n([(loss if call.back else mean_square)(output) for output in outputs])
                     sizes.append(size)  # what is not asked for is not computed
                     total += size if call.back else 0.0
             sources = [variable.value for variable in variables]
@@ -136,20 +163,24 @@ def bound_of(moves):
 
 
 def measure(run, turns, steps):
-    """(median milliseconds of a step, of its bound, the ratios of the turns)."""
+    """Seconds of a step, of its lower bound and of its passes alone: each turn's three."""
     batch, method = random_batch(run), run.method
     method.enter(last_phase(method), lambda: [batch])
     method.optimizer.iterations.assign(last_phase(method))
     with recorded(method) as moves:
-        tf.function(method.train_step)(batch)
-    train, step = tf.function(method.train_step), bound_of(moves)
-    bound = tf.function(lambda: list(step()), jit_compile=method.xla)
-    pairs = []
-    for _ in range(turns + 1):
-        pairs.append((seconds(lambda: train(batch), steps), seconds(bound, steps)))
-    step, least = zip(*pairs[1:], strict=True)  # the first turn warms up
-    ratios = [one / other for one, other in pairs[1:]]
-    return 1000 * statistics.median(step), 1000 * statistics.median(least), ratios
+        tf.function(method.train_step).get_concrete_function(batch)  # traced, not run
+    bounds = [bound_of(moves, loss) for loss in (supervised_loss(run), mean_square)]
+    compiled = [tf.function(lambda bound=bound: list(bound()), jit_compile=method.xla) for bound in bounds]
+    variables = [*method.variables, *(variable for optimizer in method.optimizers for variable in optimizer.variables)]
+    start = [variable.numpy() for variable in variables]
+
+    def timed(function):
+        for variable, value in zip(variables, start, strict=True):  # what was learned before is nonsense: start anew
+            variable.assign(value)
+        return seconds(function, steps)
+
+    functions = [partial(tf.function(method.train_step), batch), *compiled]
+    return [[timed(function) for function in functions] for _ in range(turns + 1)][1:]  # the first turn warms up
 
 
 def last_phase(method):
@@ -157,11 +188,13 @@ def last_phase(method):
 
 
 def seconds(function, steps):
-    start = time.perf_counter()
+    """The median of so many steps: of their mean one interruption by another process would make anything."""
+    times = []
     for _ in range(steps):
-        found = function()
-    tf.nest.map_structure(lambda each: each.numpy(), found)
-    return (time.perf_counter() - start) / steps
+        start = time.perf_counter()
+        tf.nest.map_structure(lambda each: each.numpy(), function())
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def main(arguments=None):
@@ -177,9 +210,12 @@ def main(arguments=None):
     for path in given.configs:
         for classes in given.classes:
             run = build(path, classes, given.set)
-            step, bound, ratios = measure(run, given.turns, given.steps)
-            cells = [Path(path).stem, str(run.task.channels), f"{step:.0f}", f"{bound:.0f}"]
-            cells += [f"{value:.2f}" for value in (statistics.median(ratios), min(ratios), max(ratios))]
+            step, bound, bare = zip(*measure(run, given.turns, given.steps), strict=True)
+            ratios, without_losses = (sorted(map(truediv, step, other)) for other in (bound, bare))
+            cells = [Path(path).stem, str(run.task.channels)]
+            cells += [f"{1000 * statistics.median(times):.0f}" for times in (step, bound)]
+            cells += [f"{value:.2f}" for value in (statistics.median(ratios), ratios[0], ratios[-1],
+                                                   statistics.median(without_losses))]  # fmt: skip
             print("| " + " | ".join(cells) + " |", flush=True)
             keras.backend.clear_session()
 

@@ -9,7 +9,7 @@ from tfssl import losses
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.heads import discriminator
 from tfssl.kinds import Amount, Share, Weight
-from tfssl.methods.base import SemiSupervised, chain
+from tfssl.methods.base import SemiSupervised, chain, unchain
 from tfssl.randomness import fold, noise
 from tfssl.resizing import resize_like
 from tfssl.schedules import warm_up_of
@@ -73,22 +73,22 @@ class Adversarial(SemiSupervised):
 
     def learn(self, batch):
         (image, label), (weak, valid) = batch["labeled"], batch["unlabeled"]
-        labeled, unlabeled = slice(0, image.shape[0]), slice(image.shape[0], None)
         key = self.key()
 
         def terms():
             logits = self.study(chain(image, weak), key)
             prediction = self.task.activation(logits)
-            judged = self.judge(prediction)  # the gradient goes through the discriminator
-            believed = tf.cast(tf.sigmoid(judged[unlabeled]) > self.threshold, tf.float32)
-            told = losses.pseudo_label(logits[unlabeled], valid, self.task.ignore_index)
-            semi = losses.cross_entropy(told, logits[unlabeled], believed, self.task.ignore_index)  # eq. 5
-            found = self.labeled_terms(label, logits[labeled], judged[labeled])
-            found["adversarial_unlabeled"] = self.unlabeled_weight * losses.adversarial(
-                judged[unlabeled], valid
-            )  # eq. 4
+            # the gradient goes through the discriminator
+            judged_labeled, judged_unlabeled = unchain(self.judge(prediction), image, weak)
+            labeled, unlabeled = unchain(logits, image, weak)
+            believed = tf.cast(tf.sigmoid(judged_unlabeled) > self.threshold, tf.float32)
+            told = losses.pseudo_label(unlabeled, valid, self.task.ignore_index)
+            semi = losses.cross_entropy(told, unlabeled, believed, self.task.ignore_index)  # eq. 5
+            found = self.labeled_terms(label, labeled, judged_labeled)
+            fooled = losses.adversarial(judged_unlabeled, valid)  # eq. 4
+            found["adversarial_unlabeled"] = self.unlabeled_weight * fooled
             found["semi"] = self.semi_weight * semi
-            return found, (prediction[labeled], {"used_pixels": losses.masked_mean(believed, valid)})
+            return found, (prediction[: image.shape[0]], {"used_pixels": losses.masked_mean(believed, valid)})
 
         return self.move(label, terms)
 

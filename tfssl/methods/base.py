@@ -250,3 +250,8 @@ def refuse_equal(networks):
 def chain(*batches):
     """Images of several streams as one batch, for one forward pass."""
     return tf.concat(batches, axis=0)
+
+
+def unchain(chained, *batches):
+    """The parts of what came of `chain(*batches)`. The gradient of a split is cheap, that of slices a sum of zeros."""
+    return tf.split(chained, [batch.shape[0] for batch in batches])

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfssl import losses
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.kinds import Share, Weight
-from tfssl.methods.base import SemiSupervised, chain, refuse_equal
+from tfssl.methods.base import SemiSupervised, chain, refuse_equal, unchain
 from tfssl.randomness import fold, noise
 
 MIX, NOISE = 1, 2  # what the random keys of a step are for
@@ -55,7 +55,7 @@ class CrossPseudo(SemiSupervised):
             told = [self.labels(network(weak, training=False)["logits"], valid) for network in labelers]
             seen, inside, *mixed = self.mixed(fold(key, MIX), weak, valid, *told)
             logits = [self.predict_in_training(k, chain(image, seen), key) for k in range(2)]
-            labeled, unlabeled = zip(*((out[: image.shape[0]], out[image.shape[0] :]) for out in logits), strict=True)
+            labeled, unlabeled = zip(*(unchain(each, image, seen) for each in logits), strict=True)
             of_labeled = [self.labels(out, known) for out in labeled]
             of_unlabeled = mixed or [self.labels(out, valid) for out in unlabeled]
             found = {}

@@ -11,7 +11,7 @@ from tfssl.ema import follow, twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.memory import LabeledQueues
-from tfssl.methods.base import SemiSupervised, chain, refuse_equal
+from tfssl.methods.base import SemiSupervised, chain, refuse_equal, unchain
 from tfssl.randomness import fold, noise
 from tfssl.resizing import pick_like, resize_like
 from tfssl.schedules import steps_of
@@ -100,10 +100,11 @@ class CrossTeacher(SemiSupervised):
             # one mask for all: eq. 8 compares what two students make of the same pixel
             seen, *pseudo = self.mixed(fold(key, MIX), strong[0] if strong else weak, *pseudo, label=pseudo[0])
             studied = [self.study(k, chain(image, seen), key) for k in range(len(self.students))]
-            logits = [output["logits"] for output in studied]  # eq. 4, before the softmax
+            # eq. 4, before the softmax
+            labeled, unlabeled = zip(*(unchain(output["logits"], image, seen) for output in studied), strict=True)
             found = {
-                "supervised": [self.task.loss(label, each[: image.shape[0]]) for each in logits],  # eq. 1, 2
-                "cross": [crosses * self.crossed(k, pseudo, each[image.shape[0] :]) for k, each in enumerate(logits)],
+                "supervised": [self.task.loss(label, each) for each in labeled],  # eq. 1, 2
+                "cross": [crosses * self.crossed(k, pseudo, each) for k, each in enumerate(unlabeled)],
             }
             contrasts, watched = self.contrasts(studied, label, pseudo, held, scores)
             found |= {kind: [started * loss for loss in values] for kind, values in contrasts.items()}

@@ -9,7 +9,7 @@ from tfssl import losses, schedules
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.heads import flaw_detector
 from tfssl.kinds import Amount, Share, Weight
-from tfssl.methods.base import SemiSupervised, chain, refuse_equal
+from tfssl.methods.base import SemiSupervised, chain, refuse_equal, unchain
 from tfssl.randomness import fold, noise
 from tfssl.resizing import stretch_like
 
@@ -137,7 +137,7 @@ class GCT(FlawGuided):
             for k in range(2):
                 consistency = losses.dynamic_consistency(predictions[k], predictions[1 - k], learns[k], inside)  # eq. 5
                 correction = losses.flaw_correction(flaws[k], flawed, inside)  # eq. 6
-                found[f"supervised_{k + 1}"] = self.task.loss(label, logits[k][labeled])  # eq. 1
+                found[f"supervised_{k + 1}"] = self.task.loss(label, unchain(logits[k], image, weak)[0])  # eq. 1
                 found[f"consistency_{k + 1}"] = weight * consistency  # these three sum to eq. 2
                 found[f"correction_{k + 1}"] = self.correction_weight * correction
             unlike, used = self.task.difference(*predictions), learns[0] + learns[1]

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfssl import losses
 from tfssl.ema import follow, trainable_twin, twin, warmed_up
 from tfssl.kinds import Amount, Share, Weight
-from tfssl.methods.base import SemiSupervised, chain
+from tfssl.methods.base import SemiSupervised, chain, unchain
 from tfssl.randomness import fold, noise
 from tfssl.schedules import warm_up_of
 
@@ -121,8 +121,8 @@ class GTA(SemiSupervised):
         if learns != "labels":
             chosen.append((*told, self.unlabeled_weight))
         with noise(key):
-            logits = network(chain(*(image for image, *_ in chosen)), training=True)["logits"]
-        parts = tf.split(logits, [image.shape[0] for image, *_ in chosen])
+            images = [image for image, *_ in chosen]
+            parts = unchain(network(chain(*images), training=True)["logits"], *images)
         # The paper's sums over pixels are means over those that count, as its code has them.
         return tf.add_n([
             factor * losses.cross_entropy(label, part, weight, self.task.ignore_index)

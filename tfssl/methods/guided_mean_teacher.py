@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfssl import losses, schedules
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.kinds import Amount, Share, Weight
-from tfssl.methods.base import chain
+from tfssl.methods.base import chain, unchain
 from tfssl.methods.gct import RAMPS, Count, FlawGuided, Width
 from tfssl.randomness import fold, noise
 
@@ -49,7 +49,6 @@ class GuidedMeanTeacher(FlawGuided):
         (image, label), (weak, valid) = batch["labeled"], batch["unlabeled"]
         step, key = self.optimizer.iterations + 0, self.key()
         weight = self.consistency_weight * self.ramp(step, self.ramp_up)
-        labeled, unlabeled = slice(0, image.shape[0]), slice(image.shape[0], None)
 
         def terms():
             seen = chain(image, weak)
@@ -57,15 +56,16 @@ class GuidedMeanTeacher(FlawGuided):
             with noise(fold(key, NOISE)):
                 logits = self.student(seen, training=True)["logits"]
             found = self.task.activation(logits)
+            (told_labeled, told), (found_labeled, found) = (unchain(each, image, weak) for each in (told, found))
             theirs, mine = (
-                losses.flaw_map(self.detect(weak, each[unlabeled]), valid, 1.0, self.smoothed) for each in (told, found)
+                losses.flaw_map(self.detect(weak, each), valid, 1.0, self.smoothed) for each in (told, found)
             )
             follows = tf.cast(theirs <= mine, tf.float32)
-            consistency = losses.squared_error(told[unlabeled], found[unlabeled], follows, valid)
+            consistency = losses.squared_error(told, found, follows, valid)
             return {
-                "supervised": self.task.loss(label, logits[labeled]),
+                "supervised": self.task.loss(label, unchain(logits, image, weak)[0]),
                 "consistency": weight * consistency,
-            }, ([told[labeled], found[labeled]], losses.masked_mean(follows, valid))
+            }, ([told_labeled, found_labeled], losses.masked_mean(follows, valid))
 
         minimised, (predictions, used) = self.minimize(terms, [self.student], self.optimizer)
         minimised |= self.learn_flaws(image, label, predictions)

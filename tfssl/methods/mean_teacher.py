@@ -8,7 +8,7 @@ from tfssl import losses, schedules
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.kinds import Amount, Share, Weight
-from tfssl.methods.base import SemiSupervised, chain
+from tfssl.methods.base import SemiSupervised, chain, unchain
 from tfssl.randomness import fold, noise
 
 MIX, NOISE = 1, 2  # what the random keys of a step are for
@@ -72,7 +72,7 @@ class MeanTeacher(SemiSupervised):
             )
             with noise(fold(key, NOISE)):
                 logits = self.student(chain(image, seen), training=True)["logits"]
-            supervised, consistent = logits[: image.shape[0]], logits[image.shape[0] :]
+            supervised, consistent = unchain(logits, image, seen)
             return {
                 "supervised": self.task.loss(label, supervised),
                 "consistency": weight * self.disagreement(target, consistent, self.weight(sure, inside), inside),

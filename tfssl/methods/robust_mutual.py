@@ -9,7 +9,7 @@ from tfssl.ema import follow, twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.memory import Prototypes
-from tfssl.methods.base import SemiSupervised, chain, refuse_equal
+from tfssl.methods.base import SemiSupervised, chain, refuse_equal, unchain
 from tfssl.randomness import fold, noise
 from tfssl.schedules import steps_of
 
@@ -118,9 +118,9 @@ class RobustMutual(SemiSupervised):
             for k in range(2):
                 mask = fold(fold(key, MIX), k if self.own_masks else 0)
                 seen, *mixed = self.mixed(mask, strong[k] if strong else weak, *pseudo)
-                logits = self.study(k, chain(image, seen), key)
-                found[f"supervised_{k + 1}"] = self.task.loss(label, logits[: image.shape[0]])  # eq. 1
-                found |= self.unlabeled_terms(k, mixed, logits[image.shape[0] :])  # eq. 5
+                labeled, unlabeled = unchain(self.study(k, chain(image, seen), key), image, seen)
+                found[f"supervised_{k + 1}"] = self.task.loss(label, labeled)  # eq. 1
+                found |= self.unlabeled_terms(k, mixed, unlabeled)  # eq. 5
             means = [
                 losses.prototype_means(out["features"], p, chain(known, valid), least=10)  # eq. 10
                 for _, (out, p, _) in zip(self.prototypes, told, strict=False)

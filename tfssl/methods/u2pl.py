@@ -12,7 +12,7 @@ from tfssl.errors import UserError
 from tfssl.heads import representation_head
 from tfssl.kinds import Amount, Count, Share, Weight
 from tfssl.memory import ClassQueues
-from tfssl.methods.base import SemiSupervised, chain
+from tfssl.methods.base import SemiSupervised, chain, unchain
 from tfssl.randomness import fold, noise
 from tfssl.resizing import pick_like
 from tfssl.schedules import warm_up_of
@@ -123,14 +123,15 @@ class U2PL(SemiSupervised):
             view = strong[0] if strong else weak
             seen, target, mixed = self.mixed(fold(key, MIX), view, pseudo, candidates[count:])
             logits, own = self.study(chain(image, seen), key)
+            labeled, unlabeled = unchain(logits, image, seen)
             positives = losses.class_centers(pixels(z), pixels(central, z), self.task.channels)  # eq. 12
             mask = pixels(chain(candidates[:count], mixed), own)[:, None] == tf.range(self.task.channels)
             anchors, counts = losses.choose(pixels(own), mask, pixels(scores, own), self.anchors)
             counts &= (there & tf.reduce_any(positives != 0, axis=1))[:, None]  # both sides of the contrast are needed
             weight = losses.adaptive_weight(parts["reliable"], valid) if self.adaptive_weight else 1.0  # eq. 8
-            unsupervised = losses.cross_entropy(target, logits[count:], ignore_index=self.task.ignore_index)
+            unsupervised = losses.cross_entropy(target, unlabeled, ignore_index=self.task.ignore_index)
             found = {
-                "supervised": self.supervised(label, logits[:count]),  # eq. 2
+                "supervised": self.supervised(label, labeled),  # eq. 2
                 "unsupervised": self.unsupervised_weight * weight * unsupervised,  # eq. 3
                 "contrast": self.contrast_weight * self.compare(anchors, counts, positives, negatives),
             }  # eq. 1

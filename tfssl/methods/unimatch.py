@@ -8,7 +8,7 @@ from pydantic import Field
 from tfssl import losses
 from tfssl.ema import follow, twin, warmed_up
 from tfssl.kinds import Share, Weight
-from tfssl.methods.base import SemiSupervised, chain
+from tfssl.methods.base import SemiSupervised, chain, unchain
 from tfssl.randomness import fold, noise
 from tfssl.resizing import resize_like
 
@@ -85,15 +85,14 @@ class UniMatch(SemiSupervised):
 
     def predict_in_training(self, key, *images):
         """Logits of all streams in one pass of the network; of the last from perturbed features, if it perturbs any."""
-        sizes = [image.shape[0] for image in images]
         encoder, classifier = (self.network.get_layer(name) for name in ("encoder", "classifier"))
         with noise(fold(key, NOISE)):
             features = encoder(chain(*images), training=True)
             if self.perturbs_features:
-                clean, last = features[: -sizes[-1]], features[-sizes[-1] :]
-                features = chain(clean, drop_channels(fold(key, PERTURB), last, self.channel_dropout))
+                *clean, last = unchain(features, *images)
+                features = chain(*clean, drop_channels(fold(key, PERTURB), last, self.channel_dropout))
             logits = classifier(features, training=True)
-        return tf.split(resize_like(tf.cast(logits, tf.float32), images[0]), sizes)
+        return unchain(resize_like(tf.cast(logits, tf.float32), images[0]), *images)
 
 
 class FixMatch(UniMatch):
