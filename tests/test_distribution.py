@@ -108,14 +108,17 @@ def compare(name, strategy, xla=False, **options):
         step(method, make_batch(seed=seed))
 
 
+def soon(*names):
+    """All methods, those not named among the slow tests."""
+    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_losses_and_gradients_of_two_replicas(name, two_replicas):
     compare(name, two_replicas, **QUIET, **CONTRACTS[name].unmixed)
 
 
-@pytest.mark.parametrize("name", [
-    name if name in ("supervised", "mean_teacher") else pytest.param(name, marks=pytest.mark.slow) for name in METHODS
-])  # fmt: skip
+@pytest.mark.parametrize("name", soon("supervised", "mean_teacher"))
 def test_losses_and_gradients_of_two_replicas_under_xla(name, two_replicas):
     compare(name, two_replicas, xla=True, **QUIET, **CONTRACTS[name].unmixed)
 
@@ -164,18 +167,26 @@ def test_settings_of_mutual_learning_on_two_replicas(options, two_replicas):
     compare("robust_mutual", two_replicas, **options)
 
 
-@pytest.mark.parametrize(("name", "noisy"), [*((name, True) for name in METHODS), ("mean_teacher", False)])
-def test_each_replica_draws_masks_of_its_own(name, noisy, two_replicas):
+@pytest.mark.parametrize("name", soon("supervised", "mean_teacher", "cutmix", "robust_mutual", "u2pl"))
+def test_each_replica_draws_masks_of_its_own(name, two_replicas):
+    draws_of_replicas(name, two_replicas, differ=True)
+
+
+def test_replicas_without_noise_do_the_same(two_replicas):
+    draws_of_replicas("mean_teacher", two_replicas, differ=False, **QUIET, **CONTRACTS["mean_teacher"].unmixed)
+
+
+def draws_of_replicas(name, two_replicas, differ, **options):
     """Both replicas get the same images: their losses differ by what they draw, and by nothing else."""
     once = half(make_batch(), 0)
     twice = tf.nest.map_structure(lambda tensor: tf.concat([tensor, tensor], 0), once)
-    method = ready(name, two_replicas, **({} if noisy else {**QUIET, **CONTRACTS[name].unmixed}))
+    method = ready(name, two_replicas, **options)
     method.enter(STEP, list)
     (data,) = two_replicas.experimental_distribute_dataset(stream(method, twice))
     logged = tf.function(lambda: two_replicas.run(method.train_step, args=(data,)))()
     for term in method.terms:
         first, second = two_replicas.experimental_local_results(logged[term])
-        assert (float(first) != float(second)) == noisy, term
+        assert (float(first) != float(second)) == differ, term
 
 
 def test_dropout_masks_differ_between_replicas(two_replicas):
