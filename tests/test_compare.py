@@ -67,6 +67,11 @@ def test_seeds_that_are_none(text):
     assert compare.seeds_of("3,0") == [3, 0]
 
 
+def test_a_seed_among_the_settings_is_refused():
+    with pytest.raises(UserError, match="--seeds instead"):
+        compare.main(["a.json", "--set", "seed=3"])
+
+
 @pytest.fixture
 def paths(tmp_path):
     root = write_data(tmp_path / "data")

@@ -128,7 +128,7 @@ def test_figures_and_their_last_values(folder):
     assert "mIoU of the pseudo-labels 54.32 %" in page.text
     assert "accuracy of the pseudo-labels 76.54 %" in page.text
     assert "mIoU, teacher_2 60.00 %" in page.text
-    assert "on held-out data 0.25" in page.text and "on the training batches 0.3" in page.text
+    assert "on held-out or validation data 0.25" in page.text and "on the training batches 0.3" in page.text
     assert "silent: zero throughout" in page.text and "broken: no finite value" in page.text
     assert "towards 0" in page.text
 

@@ -289,6 +289,8 @@ def main(arguments=None):
     parser.add_argument("--set", action="append", default=[], metavar="A.B.C=JSON", help="change all configurations")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/comparison"), help="default: runs/comparison")
     given = parser.parse_args(arguments)
+    if any(text.partition("=")[0].strip() == "seed" for text in given.set):
+        raise UserError("--set seed: each configuration is trained with all of --seeds; write --seeds instead")
     try:
         print(compare(given.configs, seeds_of(given.seeds), given.output_dir, given.on, given.against, given.set))
     except KeyboardInterrupt:

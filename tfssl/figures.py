@@ -115,7 +115,7 @@ def quality(evaluations):
 
 def coupling(evaluations, history):
     """Total variation (0..1) between the networks' predictions over the steps; None if not measured."""
-    lines = _lines(evaluations, {"total_variation": "on held-out data"})
+    lines = _lines(evaluations, {"total_variation": "on held-out or validation data"})
     if np.isfinite(history.get("total_variation", [])).any():
         lines.append(_smooth_line(history, "total_variation", "on the training batches"))
     return draw(lines, "total variation (0 to 1)", from_zero=True) if lines else None
