@@ -52,7 +52,7 @@ def assert_same_run(one, other):
     for role in scores:  # of the networks as they were in memory, whatever is in the checkpoints
         assert scores[role] | {"seconds": 0} == others[role] | {"seconds": 0}
     assert_same_bits(checkpointed(one), checkpointed(other))
-    for name in ("history.csv", "evaluations.csv"):
+    for name in ("history.csv", "evaluations.csv", "pseudo_labels.csv", "alarms.csv"):
         assert table(one / name, without=["seconds"]) == table(other / name, without=["seconds"])
 
 
@@ -81,6 +81,19 @@ def test_a_detector_with_an_optimizer_of_its_own_goes_on_to_the_same_bits(root, 
     fit_and_cut(path, cut, 5)
     assert_same_bits(expected, fit_and_hold(path, cut))
     assert_same_run(whole, cut)
+
+
+def test_a_term_that_is_zero_is_told_however_often_the_run_is_cut(root, tmp_path):
+    training = {"steps": 12, "checkpoint_every": 2, "log_every": 1}
+    content = configuration(root, method={"name": "mean_teacher", "consistency_weight": 0}, training=training)
+    path = write_configuration(tmp_path / "run.json", content)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    fit.fit(path, output_dir=whole)
+    for step in (5, 9):
+        fit_and_cut(path, cut, step)
+    fit.fit(path, output_dir=cut)
+    assert_same_run(whole, cut)
+    assert [(row["step"], row["kind"]) for row in table(cut / "alarms.csv")] == [("10", "zero consistency")]
 
 
 @pytest.mark.slow

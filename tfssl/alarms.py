@@ -9,7 +9,10 @@ EQUAL = 1e-4  # total variation between two networks below which they are one
 
 
 class Alarms:
-    """alarms.csv of a run folder: step, kind, text. A resumed run at `step` tells again only what came later."""
+    """alarms.csv of a run folder: step, kind, text.
+
+    A resumed run at `step` tells again only what came later, and is given the rows of its history up to there again.
+    """
 
     def __init__(self, path, step=0):
         self.table, self.zero_since = Table(path, ("step", "kind", "text"), step), {}

@@ -32,6 +32,8 @@ class Log(keras.callbacks.Callback):
         self.table = Table(
             run.folder / "history.csv", ["step", "seconds", "learning_rate", *run.method.logged], run.step
         )
+        for row in self.table.rows:  # how long a term has been 0 does not begin anew when a run is continued
+            self.alarms.after_row(int(row["step"]), self.begun(int(row["step"]), row))
         self.before = max((float(row["seconds"] or 0) for row in self.table.rows), default=0.0)
         self.started = time.monotonic()
 
@@ -55,10 +57,14 @@ class Log(keras.callbacks.Callback):
         with self.writer.as_default(step):
             for name, value in {"learning_rate": rate, **logs}.items():
                 tf.summary.scalar(f"training/{name}", value)
-        method = self.run.method
-        begun = [name for name in method.terms if name in logs and step - training.log_every >= method.begins(name)]
-        self.alarms.after_row(step, {name: logs[name] for name in begun})
+        self.alarms.after_row(step, self.begun(step, logs))
         self.run.method.reset_trackers()
+
+    def begun(self, step, row):
+        """{term: its value in a row} of those that took part in all of its steps."""
+        method, first = self.run.method, step - self.run.settings.training.log_every
+        there = [name for name in method.terms if row.get(name, "") != "" and first >= method.begins(name)]
+        return {name: float(row[name]) for name in there}
 
 
 class Evaluate(keras.callbacks.Callback):
