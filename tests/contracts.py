@@ -2,6 +2,13 @@
 
 from dataclasses import dataclass, field
 
+import pytest
+
+from tests.networks_for_tests import make_batch, make_method, step
+from tfssl.methods import METHODS
+
+every_method = pytest.mark.parametrize("name", METHODS)
+
 
 @dataclass
 class Contract:
@@ -90,7 +97,7 @@ CONTRACTS = {
         shown={"warm_up": 0}, unmixed={"cutmix": "none"},
     ),
     "gta": Contract(
-        taught={"assistant": "assistant", "supervised": "student"}, follows=TEACHER, learner="student",
+        taught={"assistant_unlabeled": "assistant", "supervised": "student"}, follows=TEACHER, learner="student",
         alone={"ema_decay": 1.0}, shown={"warm_up": 0}, unmixed={"mix": "none"},
     ),
     "u2pl": Contract(
@@ -127,3 +134,15 @@ CONTRACTS = {
         alone={"consistency_weight": 0.0}, shown=SMALL, sees_all=True, noisy=("used_pixels",), nameless=DETECTED,
     ),
 }  # fmt: skip
+
+
+def shown(name, **options):
+    return make_method(name, **{**CONTRACTS[name].shown, **options})
+
+
+def started(name, **options):
+    """A method some steps on, so that teachers, prototypes and ramps are no longer what they begin as."""
+    method = shown(name, **{"rate": 0.02, **options})
+    for seed in range(3):
+        step(method, make_batch(seed))
+    return method

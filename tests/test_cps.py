@@ -44,7 +44,7 @@ def test_the_step_is_what_the_paper_says(options):
     logits = [np.array(net(np.concatenate([image, weak]), training=True)["logits"]) for net in method.networks]
     restore()  # of the batch-norm statistics
     inside = [label != VOID, valid]
-    expected["total_variation"] = distance(*(each[len(image) :] for each in logits), valid)
+    expected |= {"used_pixels": 1, "total_variation": distance(*(each[len(image) :] for each in logits), valid)}
     for k in range(2):
         mine, others = np.split(logits[k], 2), np.split(logits[1 - k], 2)
         told = [np.where(inside[n], others[n].argmax(-1), VOID) for n in range(2)]
@@ -72,7 +72,8 @@ def test_what_is_mixed_keeps_the_labels_that_both_networks_gave_before(monkeypat
     monkeypatch.undo()
     (((given, _, *labels), (mixed, inside, *told)),) = seen
     np.testing.assert_array_equal(given, weak)
-    expected = {"total_variation": distance(*(net(mixed, training=True)["logits"] for net in method.networks), inside)}
+    expected = {"total_variation": distance(*(net(mixed, training=True)["logits"] for net in method.networks), inside),
+                "used_pixels": 1}  # fmt: skip
     for k, network in enumerate(method.networks):
         logits = np.array(network(weak, training=False)["logits"])
         np.testing.assert_array_equal(labels[k], np.where(valid, logits.argmax(-1), VOID))

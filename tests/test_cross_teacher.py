@@ -134,7 +134,7 @@ def test_one_pair_without_a_bank_is_a_mean_teacher():
     for seed in range(3):
         expected = step(plain, make_batch(seed))
         logged, of_pairs = step(alone, make_batch(seed)), step(pairs, make_batch(seed))
-        assert set(logged) == {"supervised_1", "cross_1"}
+        assert set(logged) == {"supervised_1", "cross_1", "used_pixels"} and logged["used_pixels"] == 1
         assert logged["supervised_1"] == pytest.approx(expected["supervised"], rel=1e-5)
         assert logged["cross_1"] == pytest.approx(expected["consistency"], rel=1e-5)
         assert of_pairs["cross_1"] == pytest.approx(logged["cross_1"], rel=1e-5)
@@ -154,7 +154,7 @@ def test_thresholds_at_the_ends():
                           ({"threshold": 0.0}, {"threshold": 1.0}, {"memory_size": 0}))  # fmt: skip
     assert every["low_1"] == every["low_2"] == every["low_pixels"] == 0 < every["high_1"] and every["high_pixels"] == 1
     assert none["high_1"] == none["high_2"] == none["high_pixels"] == 0 < none["low_1"]
-    assert set(plain) == {"supervised_1", "supervised_2", "cross_1", "cross_2", "total_variation"}
+    assert set(plain) == {"supervised_1", "supervised_2", "cross_1", "cross_2", "used_pixels", "total_variation"}
 
 
 def test_the_cross_loss_joins_at_its_step():
@@ -162,12 +162,12 @@ def test_the_cross_loss_joins_at_its_step():
     joined, batch = quiet(cross_from=0), make_batch()
     method = quiet(cross_from=5, steps=1000)
     before = step(method, batch)
-    assert before["cross_1"] == before["cross_2"] == 0 < before["supervised_1"]
+    assert before["cross_1"] == before["cross_2"] == before["used_pixels"] == 0 < before["supervised_1"]
     method = quiet(cross_from=5, steps=1000)
     method.optimizer.iterations.assign(5)
     joined.optimizer.iterations.assign(5)
     after, always = step(method, batch), step(joined, batch)
-    assert after["cross_1"] > 0 and after == always
+    assert after["cross_1"] > 0 and after["used_pixels"] == 1 and after == always
     assert [method.begins(term) for term in ("supervised_1", "cross_2", "high_1", "low_2")] == [0, 5, 0, 0]
 
 
@@ -298,13 +298,14 @@ def test_mistakes_are_told(monkeypatch):
     with pytest.raises(UserError, match="networks: learners 1 and 3 have equal weights"):
         make(pairs=3, learners=[tiny_network(seed) for seed in (3, 4, 3)])
     with pytest.raises(UserError, match="method.memory_size: a step may bring 12 keys of a class"):
-        step(make(memory_size=11, quota=3), make_batch())
+        make(memory_size=11, quota=3).refuse_batch((32, 32), 4, 4)
     learners = [tiny_network(1)]
     monkeypatch.setattr("tests.networks_for_tests.FEATURES", 6)
     learners.append(tiny_network(2))
     with pytest.raises(UserError, match=r"networks: their features have \[8, 6\] channels"):
         make(learners=learners)
     assert make(learners=learners, memory_size=0).banks == []
+    make(memory_size=12, quota=3).refuse_batch((32, 32), 4, 4)
 
 
 def test_as_many_networks_as_pairs_are_built(tmp_path):

@@ -95,7 +95,8 @@ def compare(name, strategy, xla=False, **options):
     batch = make_batch(seed=1)
     logged, networks, memories = in_turn(name, batch, **options)
     method = ready(name, strategy, xla=xla, **options)
-    before = snapshot(method)
+    before, traces, train_step = snapshot(method), [], method.train_step
+    method.train_step = lambda data: traces.append(data) or train_step(data)
     assert_close(step(method, batch), logged)
     after = snapshot(method)
     assert_close({role: after[role] for role in networks}, networks)
@@ -103,9 +104,11 @@ def compare(name, strategy, xla=False, **options):
         assert_close(dict(enumerate(memory.get_weights())), dict(enumerate(expected)))
     moved = [np.abs(after[role][weight] - before[role][weight]).max() for role in networks for weight in networks[role]]
     assert np.max(moved) > 0.1  # far above the tolerance: the comparison is of something
+    traced = len(traces)
     for seed in range(3):
         assert_equal_on_replicas(method)
         step(method, make_batch(seed=seed))
+    assert len(traces) == traced > 0  # a trace serves all steps
 
 
 def soon(*names):

@@ -75,6 +75,13 @@ def test_methods_see_neither_data_nor_configuration():
             assert not {top(other) for other in imported(path)} & {"data", "config", "networks", "runs"}, name
 
 
+def test_a_method_is_a_page():
+    """Of about 200 lines; base is what all pages share."""
+    for name, path in modules().items():
+        if top(name) == "methods" and name != "methods.base":
+            assert len(path.read_text(encoding="utf-8").splitlines()) < 220, name
+
+
 def test_the_reader_of_imports_sees_them(tmp_path):
     path = tmp_path / "module.py"
     path.write_text(

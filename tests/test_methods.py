@@ -1,18 +1,16 @@
-"""What every method owes: the same contract tests over all of METHODS, then what is particular to the baselines."""
+"""What every method owes: the same contract tests over all of METHODS, of its networks and how they learn."""
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from tests.contracts import CONTRACTS
+from tests.contracts import CONTRACTS, every_method, shown, started
 from tests.networks_for_tests import (
     CLASSES,
     QUIET,
-    VOID,
     all_networks,
-    assert_close,
     fill,
     gradients_by_network,
     make_batch,
@@ -22,26 +20,10 @@ from tests.networks_for_tests import (
     same,
     snapshot,
     step,
-    tiny_network,
 )
-from tfssl import mixing
 from tfssl.methods import METHODS
 
 ALONE = {"supervised", "adversarial", "s4l", "unimatch", "fixmatch"}  # one network, or one and its average
-SEE_PREDICTIONS = {"flaw_detector", "discriminator"}
-every_method = pytest.mark.parametrize("name", METHODS)
-
-
-def shown(name, **options):
-    return make_method(name, **{**CONTRACTS[name].shown, **options})
-
-
-def started(name, **options):
-    """A method some steps on, so that teachers, prototypes and ramps are no longer what they begin as."""
-    method = shown(name, **{"rate": 0.02, **options})
-    for seed in range(3):
-        step(method, make_batch(seed))
-    return method
 
 
 @every_method
@@ -56,6 +38,7 @@ def test_logs_all_its_terms_and_ships_one_of_its_networks(name):
     pseudo = method.pseudo_labels(image)
     assert pseudo is None or (pseudo.shape == valid.shape and set(np.unique(pseudo)) <= set(range(len(CLASSES))))
     assert (method.coupling(image) is None) == (name in ALONE)
+    assert ("used_pixels" in method.watched) == (name not in {"supervised", "s4l"})  # which label no pixel
 
 
 @every_method
@@ -224,6 +207,25 @@ def test_thirty_steps_reduce_the_supervised_term(name):
         assert history[-1][term] < 0.9 * history[0][term], term
 
 
+@pytest.mark.slow
+@every_method
+def test_half_of_the_bits_give_nearly_the_same_step(name):
+    """In mixed_bfloat16 what is learned, averaged and remembered stays float32, and so do the losses."""
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        method = started(name)
+        logged = step(method, make_batch())
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert method.deployed.get_layer("encoder").compute_dtype == "bfloat16"
+    held = [*all_networks(method).values(), *method.memories]
+    assert {weight.dtype for layer in held for weight in layer.weights} <= {"float32", "int32"}
+    assert all(np.isfinite(value) for value in logged.values())
+    expected = step(started(name), make_batch())
+    for term in (term for term in method.terms if term.startswith("supervised")):
+        np.testing.assert_allclose(logged[term], expected[term], rtol=0.1)
+
+
 @every_method
 def test_on_labels_alone_a_method_is_supervised_learning(name):
     """Every unlabeled term and transfer at zero, batch norm frozen: five steps change the network alike."""
@@ -278,197 +280,3 @@ def size_at_last_kernels(method, gradients):
             if kernels and id(weight) == kernels[-1] and value is not None:
                 squares += float(np.square(value).sum())
     return np.sqrt(squares)
-
-
-@every_method
-@pytest.mark.parametrize("count", [2, 21])
-def test_few_and_many_classes(name, count):
-    method = shown(name, classes=tuple(f"class {k}" for k in range(count)), rate=0.02)
-    for seed in range(2):
-        logged = step(method, make_batch(seed, classes=count))
-    assert set(logged) == {*method.terms, *method.watched} and all(np.isfinite(value) for value in logged.values())
-    assert all(logged[term] > 0 for term in method.terms if term.startswith("supervised"))
-
-
-def degenerate(kind):
-    batch = make_batch()
-    (image, label), (weak, valid, *strong) = batch["labeled"], batch["unlabeled"]
-    if kind in ("nothing counts", "all labels void"):
-        label = tf.fill(label.shape, VOID)
-    if kind in ("nothing counts", "all outside"):
-        valid = tf.zeros_like(valid)
-    if kind == "one class":
-        label = tf.ones_like(label)
-    if kind == "black":
-        image, weak, *strong = (tf.zeros_like(view) for view in (image, weak, *strong))
-    return {"labeled": (image, label), "unlabeled": (weak, valid, *strong)}
-
-
-@every_method
-def test_degenerate_batches_are_finite(name):
-    method = started(name)
-    for kind in ("nothing counts", "all labels void", "all outside", "one class", "black"):
-        logged = step(method, degenerate(kind))
-        assert all(np.isfinite(value) for value in logged.values()), kind
-        assert all(np.isfinite(value).all() for value in tf.nest.flatten(snapshot(method))), kind
-        if kind == "nothing counts":
-            assert not any(logged[term] for term in method.terms)
-
-
-def rename_classes(method, order):
-    """Call class c order[c] in all that a method holds."""
-    places = np.argsort(order)
-    for role in SEE_PREDICTIONS & method.heads.keys():  # a channel for each class, after those of the image
-        first = next(layer for layer in method.heads[role].layers if layer.weights)
-        others = first.kernel.shape[-2] - len(places)
-        first.kernel.assign(tf.gather(first.kernel, [*range(others), *(others + places)], axis=-2))
-    for network in (network for role, network in all_networks(method).items() if role not in method.heads):
-        last = network.get_layer("classifier").get_layer("logits_convolution")
-        last.kernel.assign(tf.gather(last.kernel, places, axis=-1))
-        last.bias.assign(tf.gather(last.bias, places))
-    for memory in method.memories:
-        for weight in (weight for weight in memory.weights if len(weight.shape)):
-            # [C, ...], but queues lie one after another, then a row of nothing
-            if weight.shape[0] == len(places):
-                weight.assign(tf.gather(weight, places))
-            else:
-                queues, rest = weight[:-1], weight[-1:]
-                queues = tf.gather(tf.reshape(queues, [len(places), -1, queues.shape[-1]]), places)
-                weight.assign(tf.concat([tf.reshape(queues, [-1, rest.shape[-1]]), rest], 0))
-
-
-@every_method
-def test_renaming_the_classes_renames_the_step(name):
-    """Nothing but labels, the last layer and the prototypes knows a class by its number."""
-    order = np.array([2, 0, 1])
-    batch = make_batch()
-    (image, label), unlabeled = batch["labeled"], batch["unlabeled"]
-    renamed = tf.where(label == VOID, VOID, tf.gather(order.astype("int32"), tf.where(label == VOID, 0, label)))
-    method, other = (started(name, rate=0.05, **CONTRACTS[name].nameless) for _ in range(2))
-    rename_classes(other, order)
-    logged = step(other, {"labeled": (image, renamed), "unlabeled": unlabeled})
-    rename_classes(other, np.argsort(order))
-    assert_close(step(method, batch), logged)
-    assert_close(snapshot(method), snapshot(other))
-
-
-@every_method
-def test_what_lies_outside_has_no_part(name):
-    """Pixels out of reach of any that counts may hold anything: the step stays the same to the bit."""
-    if CONTRACTS[name].sees_all:
-        pytest.skip("a head sees the whole image: no pixel is out of reach")
-    batch = make_batch()
-    (image, label), (weak, valid, *strong) = batch["labeled"], batch["unlabeled"]
-    outside = np.zeros(valid.shape, bool)
-    outside[:, :, 12:] = True
-    label, valid = tf.where(outside, VOID, label), valid & ~outside
-    poison = np.zeros((*valid.shape, 1), bool)
-    poison[:, :, 28:] = True  # the network sees no further than 16 pixels
-    results = []
-    for garbage in (0.0, 255.0):
-        image, weak, *strong = (tf.where(poison, garbage, view) for view in (image, weak, *strong))
-        method = started(name, frozen_norm=True, rate=0.05, **CONTRACTS[name].unmixed)
-        logged = step(method, {"labeled": (image, label), "unlabeled": (weak, valid, *strong)})
-        results.append((logged, snapshot(method)))
-    assert same(*results)
-    assert all(results[0][0][term] for term in method.terms)
-
-
-def test_supervised_needs_no_unlabeled_images():
-    method = make_method("supervised")
-    batch = make_batch()
-    assert not method.uses_unlabeled and method.strong_views == 0
-    step(method, {"labeled": batch["labeled"]})
-    plain = make_method("supervised", ema_decay=None)
-    assert plain.deployed is plain.network and plain.pseudo_labels(batch["labeled"][0]) is None
-    step(plain, batch)
-    assert same(plain.network.get_weights(), method.network.get_weights())
-
-
-def softmax(logits):
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
-
-
-@pytest.mark.parametrize("consistency", ["squared_error", "cross_entropy"])
-@pytest.mark.parametrize(("name", "view"), [("mean_teacher", "weak"), ("mean_teacher", "strong"), ("cutmix", "weak")])
-def test_consistency_is_what_its_formula_says(name, view, consistency):
-    options = {"threshold": 0.8, "consistency_weight": 3.0, "student_view": view, "consistency": consistency,
-               "mix": "none", "confidence": "selects", "ramp": "linear", "rate": 0.1, **QUIET}  # fmt: skip
-    method = make_method(name, ramp_up=4, steps=8, **options)
-    step(method, make_batch(1))
-    batch = make_batch()
-    weak, valid, strong, _ = (np.array(tensor) for tensor in batch["unlabeled"])
-    target = softmax(np.array(method.teacher(weak, training=False)["logits"], "float64"))
-    found = softmax(np.array(method.student(strong if view == "strong" else weak)["logits"], "float64"))
-    sure = target.max(-1) > 0.8
-    if consistency == "squared_error":
-        distance = ((target - found) ** 2).sum(-1)
-    else:
-        distance = -np.log(np.take_along_axis(found, target.argmax(-1)[..., None], -1))[..., 0]
-    logged = step(method, batch)
-    share = (sure & valid).sum() / valid.sum()
-    assert 0.02 < share < 0.98
-    np.testing.assert_allclose(logged["used_pixels"], share, rtol=1e-4)
-    weight = 3.0 * 1 / 4  # step 1 of a ramp-up of 4
-    np.testing.assert_allclose(logged["consistency"], weight * (distance * sure)[valid].sum() / valid.sum(), rtol=1e-3)
-
-
-def test_without_ramp_up_consistency_has_its_weight_from_the_first_step():
-    batch = make_batch()
-    logged = step(make_method("mean_teacher", ramp_up=0, threshold=0.0), batch)
-    assert logged["consistency"] > 0
-
-
-@pytest.mark.parametrize(("ramp", "rise"), [("sigmoid", np.exp(-5 * (3 / 4) ** 2)), ("linear", 1 / 4)])
-def test_how_the_consistency_rises(ramp, rise):
-    """After one step of a ramp-up of four, against no ramp-up."""
-    batch, found = make_batch(), []
-    for ramp_up in (4, 0):
-        method = make_method("mean_teacher", ramp=ramp, ramp_up=ramp_up, steps=8, **QUIET)
-        method.optimizer.iterations.assign(1)
-        found.append(step(method, batch)["consistency"])
-    np.testing.assert_allclose(found[0], rise * found[1], rtol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["mean_teacher", "cutmix"])
-def test_no_pixel_is_surer_than_certain(name):
-    method = started(name, threshold=1.0, consistency="cross_entropy")
-    logged = step(method, make_batch())
-    assert logged["consistency"] == logged["used_pixels"] == 0 < logged["supervised"]
-
-
-def test_cutmix_mixes_image_target_and_weight_by_one_mask(monkeypatch):
-    """The student sees the mix, and each pixel is compared with what the teacher said of that very pixel."""
-    seen, original = [], mixing.cutmix
-
-    def record(key, *tensors):
-        mixed = original(key, *tensors)
-        seen.append((tensors, mixed))
-        return mixed
-
-    monkeypatch.setattr(mixing, "cutmix", record)
-    method = started("cutmix", dropout=0.0, stochastic_depth=0.0)
-    seen.clear()
-    batch = make_batch()
-    teacher = method.task.activation(method.teacher(batch["unlabeled"][0], training=False)["logits"])
-    gradients_by_network(method, batch)
-    ((image, target, sure, valid), mixed) = seen[0]
-    np.testing.assert_array_equal(image, batch["unlabeled"][0])
-    np.testing.assert_allclose(target, teacher, atol=1e-6)
-    origin = np.abs(np.array(mixed[0])[:, None] - np.array(image)[None]).max(-1) == 0  # [mixed, image, H, W]
-    assert 0.3 < 1 - origin[np.arange(4), np.arange(4)].mean() < 0.7 and origin.any(1).all()
-    chosen = origin.argmax(1)
-    rows, columns = np.indices(chosen.shape[1:])
-    for before, after in zip((target, sure, valid), mixed[1:], strict=True):
-        np.testing.assert_array_equal(np.array(before)[chosen, rows, columns], after)
-    step(make_method("mean_teacher", mix="none"), make_batch())
-    assert len(seen) == 1
-
-
-def test_networks_of_the_tests_keep_the_contract():
-    network = tiny_network(dropout=0.5)
-    for size in (16, 21):
-        outputs = network(tf.zeros([2, size, size, 3]))
-        assert outputs["logits"].shape == (2, size, size, len(CLASSES))
-    assert network.get_layer("encoder").get_layer("backbone")

@@ -31,7 +31,7 @@ def test_the_step_is_what_equation_3_says(input_noise):
     image, label = (np.array(tensor) for tensor in batch["labeled"])
     weak, valid, *strong = (np.array(tensor) for tensor in batch["unlabeled"])
     told = [softmax(student(weak, training=False)["logits"]) for student in method.students]
-    expected = {"total_variation": 0.5 * np.abs(told[0] - told[1]).sum(-1)[valid].mean()}
+    expected = {"used_pixels": 1, "total_variation": 0.5 * np.abs(told[0] - told[1]).sum(-1)[valid].mean()}
     for k, student in enumerate(method.students):
         logits = student(strong[k] if input_noise else weak, training=True)["logits"]
         pseudo = np.where(valid, told[1 - k].argmax(-1), VOID)

@@ -46,7 +46,7 @@ def test_the_step_is_what_the_paper_says(options):
         labels = [np.where(valid, p.argmax(-1), VOID) for p in p0]
     else:
         labels = [expected_labels(told[k], memories[k][0], valid, p0[k]) for k in range(2)]
-    expected = {}
+    expected = {"used_pixels": 1}
     for k, student in enumerate(method.students):
         logits = student(weak if options.get("input_noise") is False else strong[k], training=True)["logits"]
         expected[f"supervised_{k + 1}"] = cross_entropy(label, student(image, training=True)["logits"])

@@ -87,7 +87,7 @@ class Adversarial(SemiSupervised):
             found = self.labeled_terms(label, labeled, judged_labeled)
             fooled = losses.adversarial(judged_unlabeled, valid)  # eq. 4
             found["adversarial_unlabeled"] = self.unlabeled_weight * fooled
-            found["semi"] = self.semi_weight * semi
+            found["semi"] = self.semi_weight * semi  # eq. 2 is their sum
             return found, (prediction[: image.shape[0]], {"used_pixels": losses.masked_mean(believed, valid)})
 
         return self.move(label, terms)

@@ -108,7 +108,10 @@ class SemiSupervised(keras.Model):
         return []
 
     def pseudo_labels(self, image):
-        """What this method takes for the label of unlabeled images [B,H,W,3]: int [B,H,W], or None if it has none."""
+        """What this method takes for the label of unlabeled images [B,H,W,3]: int [B,H,W], or None if it has none.
+
+        Of every pixel: of those too that it leaves out as not sure enough.
+        """
         return self.task.decode(self.guides[0](image, training=False)["logits"]) if self.guides else None
 
     def coupling(self, image):
@@ -120,6 +123,15 @@ class SemiSupervised(keras.Model):
         told = [self.task.activation(network(image, training=False)["logits"]) for network in networks]
         pairs = itertools.combinations(told, 2)
         return tf.reduce_min([tf.reduce_mean(self.task.difference(*pair)) for pair in pairs])
+
+    def refuse_batch(self, crop, labeled, unlabeled):
+        """A UserError where so many images of crop (height, width) on each device are not what it can learn from."""
+        if self.turns and len(set(crop)) > 1:
+            raise UserError(f"data.crop is {list(crop)}: the method turns images by 90 degrees, so give both sides the "
+                            "same length")  # fmt: skip
+        if self.mixes and unlabeled < 2:
+            raise UserError("training.unlabeled_batch: this method mixes images, so it needs two on each device, not "
+                            f"{unlabeled}")  # fmt: skip
 
     # What a page uses.
 

@@ -30,7 +30,7 @@ class CrossPseudo(SemiSupervised):
 
     learners = 2
     terms = ("supervised_1", "supervised_2", "cross_1", "cross_2")
-    watched = ("total_variation",)
+    watched = ("used_pixels", "total_variation")
 
     def __init__(self, networks, task, *, cross_weight: Weight = 1.5,
                  cross_mean: Literal["each", "joint"] = "each", mix: Literal["none", "cutmix"] = "none",
@@ -63,12 +63,13 @@ class CrossPseudo(SemiSupervised):
                 found[f"supervised_{k + 1}"] = self.task.loss(label, labeled[k])  # L_s
                 cross = self.cross(of_labeled[1 - k], labeled[k], of_unlabeled[1 - k], unlabeled[k])
                 found[f"cross_{k + 1}"] = self.cross_weight * cross  # L = L_s + lambda L_cps
-            return found, losses.total_variation(*map(self.task.activation, unlabeled), inside)
+            used = losses.labeled_share(of_unlabeled[0], inside, self.task.ignore_index)
+            return found, (used, losses.total_variation(*map(self.task.activation, unlabeled), inside))
 
-        minimised, variation = self.minimize(terms, self.networks, self.optimizer)
+        minimised, (used, variation) = self.minimize(terms, self.networks, self.optimizer)
         if self.ema_decay:
             follow(self.average, self.networks[0], warmed_up(self.ema_decay, step))
-        return self.track(minimised, total_variation=variation)
+        return self.track(minimised, used_pixels=used, total_variation=variation)
 
     # The parts of a step.
 

@@ -1,6 +1,6 @@
 """Cross Teacher Training: students taught by the mean teachers of the other pairs, with two contrasts of features."""
 
-import functools
+import itertools
 from typing import Annotated, Literal
 
 import tensorflow as tf
@@ -11,9 +11,9 @@ from tfssl.ema import follow, twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.memory import LabeledQueues
-from tfssl.methods.base import SemiSupervised, chain, refuse_equal, unchain
+from tfssl.methods.base import chain, refuse_equal, unchain
+from tfssl.methods.cross_contrasts import FeatureContrasts
 from tfssl.randomness import fold, noise
-from tfssl.resizing import pick_like, resize_like
 from tfssl.schedules import steps_of
 
 MIX, NOISE, CHOICE = 1, 2, 3  # what the random keys of a step are for
@@ -22,7 +22,7 @@ KINDS = ("supervised", "cross", "high", "low")
 Count = Annotated[int, Field(gt=0)]
 
 
-class CrossTeacher(SemiSupervised):
+class CrossTeacher(FeatureContrasts):
     """weak --> teacher j --hard labels--> student k <-- weak;  student k --EMA--> teacher k,  k != j
     labeled --> teacher k --its sure and right features--> bank k <--contrast-- features of student k
 
@@ -45,7 +45,7 @@ class CrossTeacher(SemiSupervised):
 
     learners = 2
     terms = tuple(f"{kind}_{k}" for kind in KINDS for k in (1, 2))
-    watched = ("total_variation", "bank_fill", "high_pixels", "low_pixels")
+    watched = ("used_pixels", "total_variation", "bank_fill", "high_pixels", "low_pixels")
 
     def __init__(self, networks, task, *, pairs: Literal[1, 2, 3] = 2,
                  labels_from: Literal["others", "own", "all", "students"] = "others", ema_decay: Share = 0.99,
@@ -86,7 +86,6 @@ class CrossTeacher(SemiSupervised):
     def learn(self, batch):
         (image, label), (weak, valid, *strong) = batch["labeled"], batch["unlabeled"]
         step, key = self.optimizer.iterations + 0, self.key()
-        self.refuse_overflow(image.shape[0])
         crosses = tf.cast(step >= self.cross_from, tf.float32)
         started, held, fill = self.look_into_banks(step)  # out here: XLA on a GPU cannot read integer variables
         shape = [3, len(self.banks), image.shape[0] + weak.shape[0], *weak.shape[1:3]]
@@ -96,7 +95,7 @@ class CrossTeacher(SemiSupervised):
             looked = [teacher(chain(image, weak), training=False) for teacher in self.teachers]
             said = looked if self.guides is self.teachers else [each(weak, training=False) for each in self.guides]
             told = [self.task.activation(output["logits"][-weak.shape[0] :]) for output in said]
-            pseudo = [losses.pseudo_label(p, valid, self.task.ignore_index) for p in told]  # eq. 3
+            first, *_ = pseudo = [losses.pseudo_label(p, valid, self.task.ignore_index) for p in told]  # eq. 3
             # one mask for all: eq. 8 compares what two students make of the same pixel
             seen, *pseudo = self.mixed(fold(key, MIX), strong[0] if strong else weak, *pseudo, label=pseudo[0])
             studied = [self.study(k, chain(image, seen), key) for k in range(len(self.students))]
@@ -106,10 +105,12 @@ class CrossTeacher(SemiSupervised):
                 "supervised": [self.task.loss(label, each) for each in labeled],  # eq. 1, 2
                 "cross": [crosses * self.crossed(k, pseudo, each) for k, each in enumerate(unlabeled)],
             }
-            contrasts, watched = self.contrasts(studied, label, pseudo, held, scores)
+            contrasts, watched = self.contrasts(studied, label, pseudo, held, scores)  # eq. 6 to 9
             found |= {kind: [started * loss for loss in values] for kind, values in contrasts.items()}
             if told[1:]:
-                watched["total_variation"] = losses.total_variation(*told[:2], valid)
+                apart = [losses.total_variation(*pair, valid) for pair in itertools.combinations(told, 2)]
+                watched["total_variation"] = tf.reduce_min(apart)
+            watched["used_pixels"] = crosses * losses.labeled_share(first, valid, self.task.ignore_index)
             fresh = [self.select(k, looked[k]["features"], label, scores[2, k]) for k in range(len(self.banks))]
             weighted = {f"{kind}_{k}": self.weights_of[kind] * value
                         for kind, values in found.items() for k, value in enumerate(values, 1)}  # fmt: skip
@@ -129,87 +130,14 @@ class CrossTeacher(SemiSupervised):
         with noise(fold(fold(key, NOISE), k)):
             return self.students[k](image, training=True)
 
-    def select(self, k, features, label, scores):
-        """What bank k is given: (keys [C,K,D], present [C,K], classes shown [C]), of teacher k on labeled images."""
-        features = features[: label.shape[0]]
-        probability, label = self.probability(self.teachers[k], features), pick_like(label, features)
-        score = pick_like(scores[: label.shape[0]], features) if self.chosen == "random" else None
-        keys = losses.best_keys(features, label, probability, self.quota, score)
-        return *keys, tf.reduce_max(tf.one_hot(label, self.task.channels), axis=[0, 1, 2])
-
     def crossed(self, k, pseudo, logits):
         """Student k's part of eq. 5; of several tellers the mean, so that the weight means the same for any number."""
-        return mean([losses.cross_entropy(pseudo[j], logits, ignore_index=self.task.ignore_index)
-                     for j in self.tellers[k]])  # fmt: skip
-
-    # The contrasts, at the features' resolution, of labeled and unlabeled pixels alike.
-
-    def contrasts(self, studied, label, pseudo, held, scores):
-        """({"high": [loss of each student], "low": ...}, what is watched of it); held: of each bank."""
-        if not self.banks:
-            return {}, {}
-        grid = studied[0]["features"]
-        views = [self.view(k, resize_like(output["features"], grid)) for k, output in enumerate(studied)]
-        found, shares = {}, {}
-        for k in range(len(views)):
-            classes = tf.reshape(pick_like(chain(label, pseudo[self.tellers[k][0]]), grid), [-1])
-            contrasts = {"high": self.high, "low": self.low} if len(views) > 1 else {"high": self.high}
-            for number, (kind, contrast) in enumerate(contrasts.items()):
-                loss, share = contrast(k, views, classes, held, tf.reshape(pick_like(scores[number, k], grid), [-1]))
-                found.setdefault(kind, []).append(loss)
-                shares.setdefault(f"{kind}_pixels", []).append(share)
-        return found, {name: mean(values) for name, values in shares.items()}
-
-    def view(self, k, features):
-        """(features [P,D], confidence [P]) of student k: ||C(f)||_inf is that of all of f, without dropout."""
-        sure = tf.reduce_max(self.probability(self.students[k], features), axis=-1)
-        return tf.reshape(features, [-1, features.shape[-1]]), tf.reshape(sure, [-1])
-
-    def high(self, k, views, classes, held, scores):
-        """(student k's eq. 6, the share of pixels in M_hc)."""
-        features, sure = views[k]
-        mask = losses.high_quality(sure, self.threshold)  # eq. 7
-        pixels, share, _ = self.draw(features, classes, mask, scores)
-        return losses.high_contrast(*pixels, self.banks[k].keys, held[k], self.temperature), share  # eq. 6
-
-    def low(self, k, views, classes, held, scores):
-        """(student k's eq. 8, the share of pixels in M_lc); of several peers the surest at each pixel."""
-        features, sure = views[k]
-        better, surer = functools.reduce(losses.surest, views[:k] + views[k + 1 :])
-        mask = losses.low_quality(sure, surer, self.threshold, self.directional)  # eq. 9
-        pixels, share, index = self.draw(features, classes, mask, scores)
-        keys, held = tf.concat([bank.keys for bank in self.banks], 1), tf.concat(held, 1)
-        return losses.low_contrast(*pixels, tf.gather(better, index), keys, held, self.temperature), share  # eq. 8
-
-    def draw(self, features, classes, mask, scores):
-        """((features, classes, present) of the pixels drawn, the share of known pixels in the mask, their places)."""
-        known = classes != self.task.ignore_index
-        index, present = losses.draw_pixels(scores, mask & known, self.anchors)
-        share = losses.masked_mean(tf.cast(mask, tf.float32), known)
-        return (tf.gather(features, index), tf.gather(classes, index), present), share, index
-
-    def probability(self, network, features):
-        """C(f): class probabilities of features [B,h,w,D], where they are and not enlarged."""
-        return self.task.activation(network.get_layer("classifier")(features, training=False))
-
-    def look_into_banks(self, step):
-        """(1 once the contrasts have begun and 0 before, which places hold a key in each bank, what is logged)."""
-        if not self.banks:
-            return 0.0, [], {}
-        full = tf.reduce_all([bank.ready for bank in self.banks])
-        started = tf.cast(full | (step >= self.start_by), tf.float32)
-        return started, [bank.held for bank in self.banks], {"bank_fill": mean([bank.fill for bank in self.banks])}
+        return tf.reduce_mean([losses.cross_entropy(pseudo[j], logits, ignore_index=self.task.ignore_index)
+                               for j in self.tellers[k]])  # fmt: skip
 
     def begins(self, term):
         """Before it the contrasts may be 0, as long as the banks fill."""
         return {"supervised": 0, "cross": self.cross_from}.get(term.split("_")[0], self.start_by)
-
-    def refuse_overflow(self, images):
-        """A bank must have room for all keys of a step, those of all replicas."""
-        most = images * self.quota * tf.distribute.get_strategy().num_replicas_in_sync
-        if self.banks and most > self.banks[0].capacity.min():
-            raise UserError(f"method.memory_size: a step may bring {most} keys of a class (training.labeled_batch "
-                            "times method.quota); let it be as large, or 0")  # fmt: skip
 
     # What is watched and scored.
 
@@ -225,10 +153,6 @@ class CrossTeacher(SemiSupervised):
         """All teachers together (table 5), the mean of their probabilities as logits: scored, but one network ships."""
         said = [self.task.activation(teacher(image, training=False)["logits"]) for teacher in self.teachers]
         return {"logits": tf.math.log(tf.maximum(tf.add_n(said) / len(said), 1e-30))}
-
-
-def mean(values):
-    return tf.add_n(values) / len(values)
 
 
 def tellers(pairs, labels_from):

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from tfssl import losses, schedules
 from tfssl.ema import follow, twin, warmed_up
+from tfssl.errors import UserError
 from tfssl.heads import flaw_detector
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.methods.base import SemiSupervised, chain, refuse_equal, unchain
@@ -29,7 +30,13 @@ class FlawGuided(SemiSupervised):
         self.detector = flaw_detector(3 + task.channels, width=detector_width, stride=detector_stride)
         self.heads = {"flaw_detector": self.detector}
         self.further_optimizers["detector"] = self.own_adam(self.detector, detector_rate)
-        self.truth_repeats = truth_repeats
+        self.truth_repeats, self.detector_stride = truth_repeats, detector_stride
+
+    def refuse_batch(self, crop, labeled, unlabeled):
+        super().refuse_batch(crop, labeled, unlabeled)
+        if max(crop) <= self.detector_stride:
+            raise UserError(f"data.crop is {list(crop)}, but method.detector_stride {self.detector_stride}: the flaw "
+                            "map would be one point; give a larger crop or a smaller stride")  # fmt: skip
 
     @property
     def minimised(self):
@@ -72,7 +79,8 @@ class GCT(FlawGuided):
     made. The first move sees the detector as it is used, with its moving statistics; only its own move, on labeled
     images, changes those. That move takes the predictions of the first, not those of the moved networks. (In the
     authors' code losses are means over classes too and without 1/2, so their consistency_weight is 200 / C and their
-    correction_weight 2 here. Their tenfold detector loss changes nothing under Adam, their instance norm is left out.)
+    correction_weight 2 here. Their tenfold detector loss changes nothing under Adam, their instance norm is left out.
+    Pixels without a label count there as half a flaw and in the divisor of the supervised loss, here nowhere.)
     """
 
     learners = 2

@@ -11,8 +11,11 @@ from tfssl.methods.base import SemiSupervised, chain, unchain
 from tfssl.randomness import fold, noise
 from tfssl.schedules import warm_up_of
 
-MIX, ASSISTANT, STUDENT = 1, 2, 3  # what the random keys of a step are for
+MIX, FIRST, SECOND = 1, 2, 3  # what the random keys of a step are for
+KINDS = ("labels", "pseudo_labels")
 Lessons = Literal["labels", "pseudo_labels", "both"]
+ASSISTANT = {"labels": "assistant_labeled", "pseudo_labels": "assistant_unlabeled"}  # the terms of its lessons
+STUDENT = {"labels": "supervised", "pseudo_labels": "student_unlabeled"}
 
 
 class GTA(SemiSupervised):
@@ -35,7 +38,7 @@ class GTA(SemiSupervised):
     threshold from a second pass of the teacher over the mixed images.
     """
 
-    terms = ("assistant", "supervised")
+    terms = (*ASSISTANT.values(), *STUDENT.values())  # those of them that the options ask for
     watched = ("used_pixels",)
 
     def __init__(self, networks, task, *, ema_decay: Share = 0.99, transmission_decay: Share | None = None,
@@ -45,7 +48,8 @@ class GTA(SemiSupervised):
                  unlabeled_weight: Weight = 1.0, warm_up: Amount = 0.0125,
                  assistant_view: Literal["strong", "weak"] = "strong",
                  mix: Literal["none", "cutmix"] = "cutmix", **shared):  # fmt: skip
-        super().__init__(task, **shared)
+        terms = [ASSISTANT[kind] for kind in KINDS if kind in lessons(assistant_learns) or kind == "labels" and warm_up]
+        super().__init__(task, terms=(*terms, *(STUDENT[kind] for kind in lessons(student_learns))), **shared)
         (self.student,) = networks
         self.assistant, self.teacher = trainable_twin(self.student), twin(self.student)
         self.roles = {"teacher": self.teacher, "assistant": self.assistant, "student": self.student}
@@ -72,11 +76,11 @@ class GTA(SemiSupervised):
     def learn_labeled(self, batch):
         step, key = self.optimizer.iterations + 0, self.key()
         first, _ = self.minimize(
-            lambda: ({"assistant": self.lesson(self.assistant, "labels", batch, None, fold(key, ASSISTANT))}, ()),
+            lambda: (self.teach(self.assistant, ASSISTANT, "labels", batch, None, fold(key, FIRST)), ()),
             [self.assistant], self.further_optimizers["assistant"],
         )  # fmt: skip
         second, _ = self.minimize(
-            lambda: ({"supervised": self.lesson(self.student, "labels", batch, None, fold(key, STUDENT))}, ()),
+            lambda: (self.teach(self.student, STUDENT, "labels", batch, None, fold(key, SECOND)), ()),
             [self.student], self.optimizer,
         )  # fmt: skip
         follow(self.teacher, self.student, warmed_up(self.ema_decay, step))
@@ -87,11 +91,11 @@ class GTA(SemiSupervised):
 
         def on_pseudo_labels():
             told, used = self.tell(*batch["unlabeled"], key=fold(key, MIX))
-            loss = self.lesson(self.assistant, self.assistant_learns, batch, told, fold(key, ASSISTANT))
-            return {"assistant": loss}, (told, used)
+            found = self.teach(self.assistant, ASSISTANT, self.assistant_learns, batch, told, fold(key, FIRST))
+            return found, (told, used)
 
         def on_labels():
-            return {"supervised": self.lesson(self.student, self.student_learns, batch, told, fold(key, STUDENT))}, ()
+            return self.teach(self.student, STUDENT, self.student_learns, batch, told, fold(key, SECOND)), ()
 
         first, (told, used) = self.minimize(
             on_pseudo_labels, [self.assistant], self.further_optimizers["assistant"]
@@ -108,26 +112,25 @@ class GTA(SemiSupervised):
         probability = self.task.activation(self.teacher(weak, training=False)["logits"])
         pseudo, weight = losses.reweighted_pseudo_labels(
             tf.stop_gradient(probability), valid, self.dropped, self.smoothing, self.task.ignore_index
-        )
-        used = losses.masked_mean(tf.cast(pseudo != self.task.ignore_index, tf.float32), valid)
+        )  # eq. 1, 2 and 6
+        used = losses.labeled_share(pseudo, valid, self.task.ignore_index)
         told = (strong[0] if strong else weak, pseudo, weight)
         return self.mixed(key, *told), used
 
-    def lesson(self, network, learns, batch, told, key):
-        """The loss of a network on all it learns from: eq. 7, eq. 10, or their sum (eq. 3)."""
-        chosen = []
-        if learns != "pseudo_labels":
-            chosen.append((*batch["labeled"], None, 1.0))
-        if learns != "labels":
-            chosen.append((*told, self.unlabeled_weight))
+    def teach(self, network, terms, learns, batch, told, key):
+        """The losses of a network on all it learns from, by their names in `terms`: eq. 7, eq. 10, or both (eq. 3)."""
+        material = {"labels": (*batch["labeled"], None, 1.0)}
+        if told is not None:
+            material["pseudo_labels"] = (*told, self.unlabeled_weight)
+        chosen = {terms[kind]: material[kind] for kind in lessons(learns)}
         with noise(key):
-            images = [image for image, *_ in chosen]
+            images = [image for image, *_ in chosen.values()]
             parts = unchain(network(chain(*images), training=True)["logits"], *images)
         # The paper's sums over pixels are means over those that count, as its code has them.
-        return tf.add_n([
-            factor * losses.cross_entropy(label, part, weight, self.task.ignore_index)
-            for (_, label, weight, factor), part in zip(chosen, parts, strict=True)
-        ])  # fmt: skip
+        return {
+            term: factor * losses.cross_entropy(label, part, weight, self.task.ignore_index)
+            for (term, (_, label, weight, factor)), part in zip(chosen.items(), parts, strict=True)
+        }
 
     def transmit(self):
         """Eq. 9: the student follows the assistant; batch-norm statistics stay those that each has seen itself."""
@@ -135,3 +138,7 @@ class GTA(SemiSupervised):
         if self.transmission == "encoder":
             student, assistant = (network.get_layer("encoder") for network in (student, assistant))
         follow(student, assistant, self.transmission_decay, "keep")
+
+
+def lessons(learns):
+    return KINDS if learns == "both" else (learns,)

@@ -16,7 +16,7 @@ class Mutual(RobustMutual):
     """
 
     terms = ("supervised_1", "supervised_2", "peer_1", "peer_2")
-    watched = ("total_variation",)
+    watched = ("used_pixels", "total_variation")
 
     def __init__(self, networks, task, *, input_noise: bool = True, model_noise: bool = True, warm_up: Amount = 0.2,
                  unlabeled_weight: Weight = 1.0, ema_decay: Share = 0.999,

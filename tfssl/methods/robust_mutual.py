@@ -35,7 +35,7 @@ class RobustMutual(SemiSupervised):
     learners = 2
     strong_views = 2
     terms = ("supervised_1", "supervised_2", "peer_1", "peer_2", "self_1", "self_2")
-    watched = ("total_variation", "rectified")
+    watched = ("used_pixels", "total_variation", "rectified")
 
     def __init__(self, networks, task, *, labels_from: Literal["teachers", "students"] = "teachers",
                  self_supervision: bool = True, rectification: bool = True, input_noise: bool = True,
@@ -129,7 +129,8 @@ class RobustMutual(SemiSupervised):
             variation = losses.total_variation(*unlabeled, valid)
             changed = [losses.pseudo_label(p, valid) != y for p, y in zip(unlabeled, pseudo, strict=True)]
             rectified = losses.masked_mean(tf.cast(changed[0], tf.float32), valid)
-            return found, (means, {"total_variation": variation, "rectified": rectified})
+            used = losses.labeled_share(pseudo[0], valid, self.task.ignore_index)
+            return found, (means, {"used_pixels": used, "total_variation": variation, "rectified": rectified})
 
         minimised, (means, watched) = self.minimize(terms, self.students, self.optimizer)
         for memory, (mean, present) in zip(self.prototypes, means, strict=True):
