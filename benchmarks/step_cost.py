@@ -35,7 +35,7 @@ def build(path, classes, overrides):
     """The run of a configuration, for so many classes (None: as the source says)."""
     settings = runs.resolve(config.load(path, overrides), path)
     if classes is None:
-        settings = runs.with_classes(settings, runs.make_source(settings))
+        settings = runs.complete(settings, runs.make_source(settings))
     else:
         names = [f"class {number}" for number in range(classes)]
         settings = settings.model_copy(update={"task": settings.task.model_copy(update={"classes": names})})

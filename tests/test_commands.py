@@ -295,9 +295,8 @@ def test_a_refused_export_leaves_the_report(tmp_path, monkeypatch):
 
 def test_two_processes_do_not_train_in_one_folder(unexported, capsys):
     path, folder = unexported
-    settings = runs.with_classes(
-        runs.resolve(config.load(path), path), SimpleNamespace(classes=CLASSES, palette=PALETTE)
-    )
+    source = SimpleNamespace(classes=CLASSES, palette=PALETTE, resamples=True)
+    settings = runs.complete(runs.resolve(config.load(path), path), source)
     with runs.claim(folder, settings):
         call_and_fail(capsys, fit.main, path, "--output-dir", folder, says=[str(folder), "another process is training"])
     call(fit.main, path, "--output-dir", folder)

@@ -152,7 +152,11 @@ def test_what_cannot_be_compared(paths, tmp_path, capsys, called):
     assert "training.labeled_batch" in fails(capsys, paths[0], other, "--on", "validation")
     other = write_configuration(tmp_path / "cropped.json", content | {"data": {**content["data"], "crop": [24, 24]}})
     assert "data.crop" in fails(capsys, paths[0], other, "--on", "validation")
-    assert "has no test set" in fails(capsys, *paths)
+    assert "labels_alone.json: its data has no test set" in fails(capsys, *paths)
+    other = write_configuration(tmp_path / "unfit.json", content | {"method": {"name": "gct"}})
+    last = fails(capsys, paths[0], other, "--on", "validation")
+    assert "unfit.json: data.crop is" in last and "method.detector_stride" in last
+    assert "labels_alone.json: cannot write" in fails(capsys, *paths, "--output-dir", paths[0])
     assert "one name" in fails(capsys, paths[0], paths[0], "--on", "validation")
     assert "--against" in fails(capsys, *paths, "--on", "validation", "--against", "nobody")
     assert called == []

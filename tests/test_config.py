@@ -102,8 +102,12 @@ def write(folder, text):
 def test_load(tmp_path):
     path = write(tmp_path, json.dumps(METHOD | {"about": "ü", "training": {"steps": 30}}))
     settings = config.load(path, ["training.steps=40", "method.name=cutmix"])
-    assert (settings.training.steps, settings.method.name, settings.about) == (40, "cutmix", "ü")
-    assert config.load(path).training.steps == 30
+    assert (settings.training.steps, settings.method.name, settings.about) == (
+        40, "cutmix", "ü Changed: training.steps=40; method.name=cutmix."
+    )  # fmt: skip
+    assert (config.load(path).training.steps, config.load(path).about) == (30, "ü")
+    assert config.load(path, ["about=other"]).about == "other"
+    assert config.load(write(tmp_path, json.dumps(METHOD)), ["seed=1"]).about == ""
 
 
 @pytest.mark.parametrize(

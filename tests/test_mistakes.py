@@ -137,6 +137,15 @@ MISTAKES = {
     "a crop too small to blur": changed("data.crop", "7 pixels", data={"crop": [6, 32]}, method=MUTUAL),
     "a crop that cannot be turned": changed("data.crop", "[32, 24]", "same length", data={"crop": [32, 24]},
                                             method={"name": "s4l"}),
+    "a crop that is one point of the flaw map": changed(
+        "data.crop", "method.detector_stride 32", data={"crop": [32, 32]}, method={"name": "gct"}
+    ),
+    "memories larger than the machine": changed(
+        "GB", "method.queue_capacity", method={"name": "u2pl", "queue_capacity": 2_000_000_000}
+    ),
+    "memories too small for a batch": changed(
+        "method.memory_size", "method.quota", method={"name": "cross_teacher", "memory_size": 2, "quota": 3}
+    ),
     "fewer unlabeled images than a batch": changed(
         "training.unlabeled_batch", "only 4", training={"unlabeled_batch": 5}, method=MUTUAL
     ),

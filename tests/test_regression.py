@@ -249,18 +249,24 @@ def build(tmp_path, **sections):
     path = tmp_path / "run.json"
     settings = runs.resolve(parse(configuration(**sections), path), path)
     source = runs.make_source(settings)
-    return runs.build(runs.with_classes(settings, source), tmp_path, source)
+    return runs.build(runs.complete(settings, source), tmp_path, source)
 
 
 @pytest.mark.parametrize(
     ("sections", "message"),
     [({"task": {"name": "segmentation"}}, "task.name is segmentation, but the labels of data.source denoising are for"),
-     ({"data": {"weak": {}}}, "data.weak: scaling and rotation would change the noise"),
+     ({"data": {"weak": {"scale": [0.5, 1]}}}, "data.weak: scaling and rotation would change the noise"),
      ({"data": {"weak": {"scale": [1, 1], "rotation": 5}}}, "data.weak: scaling and rotation")],
 )  # fmt: skip
 def test_what_does_not_fit_together(sections, message, tmp_path):
     with pytest.raises(UserError, match=message):
         build(tmp_path, **sections)
+
+
+def test_views_keep_their_scale_where_none_is_given(tmp_path):
+    assert build(tmp_path, data={"weak": {}}).settings.data.weak.scale == (1.0, 1.0)
+    settings = runs.resolve(parse({"method": {"name": "supervised"}}, "x"), "x")
+    assert runs.complete(settings, runs.make_source(settings)).data.weak.scale == (0.5, 1.5)
 
 
 def test_methods_of_classes_and_strong_views_are_refused(tmp_path):

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import keras
 import matplotlib
 import numpy as np
+import tensorflow as tf
 
 from tfssl import config, errors, evaluate, runs
 from tfssl.errors import UserError
@@ -45,6 +47,7 @@ class Candidate:
 
 def compare(paths, seeds, folder, on="test", twin=None, overrides=()):
     """Train, score and compare the configurations; the folder with comparison.md, .csv and .png."""
+    runs.make_folder(folder)
     candidates = [prepare(path, overrides, on) for path in paths]
     refuse_unlike(candidates)
     twin = choose_twin(candidates, twin)
@@ -60,11 +63,16 @@ def compare(paths, seeds, folder, on="test", twin=None, overrides=()):
 
 
 def prepare(path, overrides, on):
+    """A configuration as it will be trained; mistakes in it and its data are told before the first hour of training."""
     settings = runs.resolve(config.load(path, overrides), path)
-    source = runs.make_source(settings)  # mistakes in the data are told before the first hour of training
-    if getattr(source, on) is None or not getattr(source, on).count:
-        raise UserError(f"{path}: its data has no {on} set; give it one in `data`, or choose another by --on")
-    return Candidate(Path(path).stem, str(path), runs.with_classes(settings, source))
+    with errors.named(path):
+        source = runs.make_source(settings)
+        if getattr(source, on) is None or not getattr(source, on).count:
+            raise UserError(f"its data has no {on} set; give it one in `data`, or choose another by --on")
+        settings = runs.complete(settings, source)
+        runs.build(settings, Path("none"), source)
+    keras.backend.clear_session()
+    return Candidate(Path(path).stem, str(path), settings)
 
 
 def refuse_unlike(candidates):
@@ -291,6 +299,7 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     if any(text.partition("=")[0].strip() == "seed" for text in given.set):
         raise UserError("--set seed: each configuration is trained with all of --seeds; write --seeds instead")
+    tf.config.set_visible_devices([], "GPU")  # whose memory the runs need, each in a process of its own
     try:
         print(compare(given.configs, seeds_of(given.seeds), given.output_dir, given.on, given.against, given.set))
     except KeyboardInterrupt:

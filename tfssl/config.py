@@ -28,9 +28,10 @@ class OpenSection(pydantic.BaseModel):
 
 
 class Weak(Section):
-    """The weak view's geometry; a mirrored image only where the data allow it (flip null: as the source says)."""
+    """The weak view's geometry. Null is as the source says: scale [0.5, 1.5], or [1, 1] where an image of another size
+    would be another; flip only where a mirrored image means the same."""
 
-    scale: tuple[pydantic.PositiveFloat, pydantic.PositiveFloat] = (0.5, 1.5)
+    scale: tuple[pydantic.PositiveFloat, pydantic.PositiveFloat] | None = None
     flip: bool | None = None
     rotation: pydantic.NonNegativeFloat = 0.0
     translation: pydantic.NonNegativeFloat = 0.0
@@ -38,7 +39,7 @@ class Weak(Section):
     @pydantic.field_validator("scale")
     @classmethod
     def rising(cls, scale):
-        if scale[0] > scale[1]:
+        if scale and scale[0] > scale[1]:
             raise ValueError("give the smaller scale first")
         return scale
 
@@ -112,8 +113,11 @@ class Config(Section):
 
 
 def load(path, overrides=()):
-    """The settings of a JSON file with `a.b.c=JSON` overrides laid over it."""
-    return parse(override(read_json(path), overrides), path)
+    """The settings of a JSON file with `a.b.c=JSON` overrides laid over it, which its `about` then tells."""
+    content = read_json(path)
+    if overrides and content.get("about"):
+        content["about"] = f"{content['about']} Changed: {'; '.join(overrides)}."
+    return parse(override(content, overrides), path)
 
 
 def read_json(path):

@@ -1,5 +1,6 @@
 """A user's mistake, told in one line; everything else keeps its traceback."""
 
+import contextlib
 import sys
 
 
@@ -12,6 +13,15 @@ class UserError(Exception):
     def __init__(self, message, details=()):
         super().__init__(message)
         self.details = tuple(details)
+
+
+@contextlib.contextmanager
+def named(path):
+    """Put the name of a file before what is told of it, where there are several."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}", error.details) from None
 
 
 def attempt(problems, function, *arguments, **named):

@@ -24,7 +24,7 @@ def fit(path, overrides=(), output_dir=None):
     folder = Path(output_dir or default_folder(path))
     make_deterministic(settings)
     source = runs.make_source(settings)
-    settings = runs.with_classes(settings, source)
+    settings = runs.complete(settings, source)
     run = runs.build(settings, folder, source)
     with runs.claim(folder, settings):
         restored = run.checkpoints.restore()

@@ -1,8 +1,12 @@
 """What a method remembers between steps, as Keras layers with non-trainable weights, so that it is checkpointed."""
 
+import os
+
 import keras
 import numpy as np
 import tensorflow as tf
+
+from tfssl.errors import UserError
 
 
 class Prototypes(keras.layers.Layer):
@@ -72,9 +76,13 @@ class ClassQueues(keras.layers.Layer):
     Queues may take a gigabyte, so a step reads and writes only the places it is about, never a copy of the whole.
     """
 
+    settings = "method.queue_capacity, background_capacity or channels"  # what makes them smaller
+
     def __init__(self, classes, capacity, channels, **arguments):
         super().__init__(trainable=False, **arguments)
-        self.capacity = np.broadcast_to(np.asarray(capacity, np.int32), [classes])
+        sizes = np.broadcast_to(np.asarray(capacity, np.int64), [classes])
+        refuse_too_large(int(sizes.sum()), channels, self.settings)
+        self.capacity = sizes.astype(np.int32)
         self.first = np.cumsum(self.capacity, dtype=np.int32) - self.capacity
         shape = (int(self.capacity.sum()) + 1, channels)
         self.value = self.add_weight(name="value", shape=shape, initializer="zeros", trainable=False)
@@ -136,6 +144,8 @@ class LabeledQueues(ClassQueues):
     `begun`: whether the queues of all of them have been full once. A class that is first seen later changes nothing.
     """
 
+    settings = "method.memory_size"
+
     def __init__(self, classes, capacity, channels, **arguments):
         super().__init__(classes, capacity, channels, **arguments)
         self.seen = self.add_weight(name="seen", shape=(classes,), initializer="zeros", trainable=False)
@@ -171,3 +181,11 @@ class LabeledQueues(ClassQueues):
             shown = replica.all_reduce(tf.distribute.ReduceOp.SUM, shown)
         self.seen.assign(tf.maximum(self.seen, tf.cast(shown > 0, tf.float32)))
         self.begun.assign(tf.cast(before | self.ready, tf.float32))
+
+
+def refuse_too_large(keys, channels, settings):
+    """More than the machine has would end the process without a word. (What a smaller accelerator lacks, it says.)"""
+    needed, there = 4 * keys * channels, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UserError(f"method: a memory of {keys:,} keys of {channels} channels takes {needed / 1e9:,.0f} GB, but "
+                        f"this machine has {there / 1e9:,.0f}; lower {settings}")  # fmt: skip

@@ -92,11 +92,13 @@ def _refuse_ignored_class(ignore_index, classes):
                         f"choose one from {len(classes)} to 255")  # fmt: skip
 
 
-def with_classes(settings, source):
-    """The settings with the classes and colours that the source brings."""
+def complete(settings, source):
+    """The settings with what the source decides: the classes and their colours, and the scale where none is given."""
     _refuse_ignored_class(settings.task.ignore_index, source.classes)
     task = settings.task.model_copy(update={"classes": list(source.classes), "palette": list(source.palette)})
-    return settings.model_copy(update={"task": task})
+    scale = settings.data.weak.scale or ((0.5, 1.5) if source.resamples else (1.0, 1.0))
+    weak = settings.data.weak.model_copy(update={"scale": scale})
+    return settings.model_copy(update={"task": task, "data": settings.data.model_copy(update={"weak": weak})})
 
 
 def build(settings, folder, source=None):
@@ -119,19 +121,15 @@ def build(settings, folder, source=None):
         method.compile(optimizer=make_optimizer(training, rate, method.minimised), jit_compile=False)
         for name, moved in method.also_minimised.items():
             method.further_optimizers[name] = make_optimizer(training, rate, moved)
+        devices = strategy.num_replicas_in_sync
+        method.refuse_batch(settings.data.crop, training.labeled_batch // devices, training.unlabeled_batch // devices)
     if method.strong_views and min(settings.data.crop) < LEAST_SIDE:
         raise UserError(f"data.crop is {list(settings.data.crop)}: strong views need {LEAST_SIDE} pixels a side")
     if source is not None and not source.resamples:
         refuse_other_noise(settings, method)
-    if method.turns and len(set(settings.data.crop)) > 1:
-        raise UserError(f"data.crop is {list(settings.data.crop)}: {settings.method.name} turns images by 90 degrees, "
-                        "so give both sides the same length")  # fmt: skip
     if method.mixes and source is not None and source.unlabeled.count < training.unlabeled_batch:
         raise UserError(f"training.unlabeled_batch is {training.unlabeled_batch}, but there are only "
                         f"{source.unlabeled.count} unlabeled images: one would be mixed with itself")  # fmt: skip
-    if method.mixes and training.unlabeled_batch < 2 * strategy.num_replicas_in_sync:
-        raise UserError(f"training.unlabeled_batch is {training.unlabeled_batch}: this method mixes images, "
-                        "so it needs at least two on each device")  # fmt: skip
     return Run(folder, settings, source, task, method, Checkpoints(method, folder / "checkpoints"), strategy)
 
 
@@ -227,18 +225,30 @@ def claim(folder, settings):
     """Make the run's folder, or go on with the one there, which must hold the same configuration; alone in it."""
     path = folder / "config.json"
     content = settings.model_dump(mode="json")
+    make_folder(folder)
     with contextlib.ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        with _writing_to(folder):
             held = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, held)
             _lock(folder, held)
             if path.is_file():
                 refuse_change(folder, config.read_json(path), content)
             write_json(path, content)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot write the run there ({error.strerror}); choose --output-dir") from None
         yield
+
+
+def make_folder(folder):
+    """The folder, with those above it."""
+    with _writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _writing_to(folder):
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there ({error.strerror}); choose another --output-dir") from None
 
 
 def _lock(folder, held):
