@@ -22,7 +22,7 @@ def trainable_twin(network):
 
 
 def follow(target, source, decay, statistics="average"):
-    """target <- decay * target + (1 - decay) * source, weight by weight, in float32.
+    """target <- decay * target + (1 - decay) * source, weight by weight, in float32; written with one product less.
 
     statistics: what happens to the non-trainable weights (batch-norm means and variances) of the source. "average"
     treats them like all others, so that they belong to the weights they stand beside. "copy" takes the source's
@@ -39,8 +39,8 @@ def follow(target, source, decay, statistics="average"):
             if statistics == "copy":
                 mine.assign(theirs)
         else:
-            new = decay * tf.cast(mine.value, tf.float32) + (1 - decay) * tf.cast(theirs.value, tf.float32)
-            mine.assign(tf.cast(new, mine.dtype))
+            apart = tf.cast(mine.value, tf.float32) - tf.cast(theirs.value, tf.float32)
+            mine.value.assign_sub(tf.cast((1 - decay) * apart, mine.dtype))
 
 
 def warmed_up(decay, updates):
