@@ -4,7 +4,7 @@ The lower bound of a method are its own network passes, learned plainly: what ea
 training or not, and through which calls gradients go back, is recorded from the method's step; the bound makes the
 same calls on the same shapes, minimises the supervised loss of each prediction that gradients go back through, as if
 all its images were labeled (of other outputs, such as flaw maps, the mean square), and applies the same optimizers, one
-move after the other: networks that know nothing of each other would otherwise be computed at once, which costs less.
+move after the other: networks that know nothing of each other could otherwise be computed at once.
 No pseudo-labels, mixing, memories, averages of weights or terms of the method. The last column is the ratio to less
 still: to the same passes with means of squares in place of all losses. All three are timed in turns in one process; a
 ratio is the median of the turns' ratios. Random images: what they show changes no cost.

@@ -43,7 +43,7 @@ class U2PL(SemiSupervised):
     their p(c). class_average: "present", over classes that have anchors. Left out: its thresholds from the mixed
     image, its draw between CutMix, ClassMix and CutOut, unlabeled negatives of c from pixels told to be c alone, a
     teacher that is copied anew at each step of an epoch, and the classes of the batch as divisor.
-    anchors 256, negatives 50: there the two are swapped, and contrast_weight is 1 by the number of devices.
+    There M and N are swapped too (anchors 256, negatives 50), and contrast_weight is 1 by the number of devices.
     Readings. Eq. 3 is a mean over the pixels that are kept, as in their code; over all pixels eq. 8 would cancel
     and leave what adaptive_weight off is. The representation head ends in a 1x1 convolution. The
     teacher sees weak views unmixed, so negatives and positives are of those. The label, p and entropy of a feature are
