@@ -8,12 +8,16 @@ import tensorflow as tf
 
 def resize_like(values, like):
     """values [B,h,w,C] at the height and width of like [B,H,W,...]: bilinear, half-pixel centres, dtype kept."""
-    old, new = values.shape[1:3], like.shape[1:3]
-    static = None not in (*old, *new)
-    if static and any(map(_samples_coincide, old, new)):
-        resized = _resize_by_matrices(tf.cast(values, tf.float32), *new)
+    return resize(values, like.shape[1:3], tf.shape(like)[1:3])
+
+
+def resize(values, static, dynamic):
+    """values [B,h,w,C] at a size given as far as it is known (height, width, each a number or None) and as a tensor [2]."""
+    old = values.shape[1:3]
+    if None not in (*old, *static) and any(map(_samples_coincide, old, static)):
+        resized = _resize_by_matrices(tf.cast(values, tf.float32), *static)
     else:
-        resized = tf.image.resize(values, tf.shape(like)[1:3])
+        resized = tf.image.resize(values, dynamic)
     return tf.cast(resized, values.dtype)
 
 
@@ -25,6 +29,24 @@ def stretch_like(values, like):
         weight = tf.nn.relu(1 - tf.abs(positions[:, None] - tf.range(old)))
         values = tf.einsum(product, weight, values)
     return tf.ensure_shape(values, [None, *like.shape[1:3], None])
+
+
+def stretch_grid(values, height, width):
+    """values float32 [1,h,w,C] at [1,height,width,C], bicubically: what `tf.image.resize` gives, which XLA cannot compile.
+
+    Sizes may be known only at run time. Keys's kernel with a = -0.5; where it reaches past the border, what is inside
+    weighs for the rest.
+    """
+    for axis, new, product in ((1, height, "ij,bjwc->biwc"), (2, width, "ij,bhjc->bhic")):
+        old = tf.shape(values)[axis]
+        step = tf.cast(old, tf.float32) / tf.cast(new, tf.float32)
+        positions = (tf.range(new, dtype=tf.float32) + 0.5) * step - 0.5
+        apart = tf.abs(positions[:, None] - tf.range(old, dtype=tf.float32))
+        near = (1.5 * apart - 2.5) * apart * apart + 1.0
+        far = ((-0.5 * apart + 2.5) * apart - 4.0) * apart + 2.0
+        weight = tf.where(apart < 1, near, tf.where(apart < 2, far, 0.0))
+        values = tf.einsum(product, weight / tf.reduce_sum(weight, axis=1, keepdims=True), values)
+    return values
 
 
 def pick_like(values, like):

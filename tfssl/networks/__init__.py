@@ -2,11 +2,20 @@
 
 import keras
 
-from tfssl.networks.deeplab import deeplab_v3_plus
+from tfssl.networks.deeplab import deeplab_v2, deeplab_v3_plus
+from tfssl.networks.dpt import dpt
 from tfssl.networks.segformer import segformer
+from tfssl.networks.setr import setr
 from tfssl.networks.unet import unet
 
-NETWORKS = {"deeplab_v3_plus": deeplab_v3_plus, "segformer": segformer, "unet": unet}
+NETWORKS = {
+    "deeplab_v2": deeplab_v2,
+    "deeplab_v3_plus": deeplab_v3_plus,
+    "segformer": segformer,
+    "setr": setr,
+    "dpt": dpt,
+    "unet": unet,
+}
 
 
 def build(name: str, *, classes: int, seed: int, **arguments) -> keras.Model:

@@ -1,9 +1,8 @@
-"""EfficientNet-Lite0 as a backbone for dense prediction, with ImageNet weights."""
+"""EfficientNet-Lite0 as a backbone for dense prediction."""
 
 import keras
 
-from tfssl.networks import weights as pretrained
-from tfssl.networks.layers import StochasticDepth, drop_rate, image_input
+from tfssl.networks.layers import StochasticDepth, drop_rate, image_input, normalise
 
 # kernel, repeats, filters, expansion, stride of the seven groups of blocks
 _GROUPS = [
@@ -21,25 +20,23 @@ _LOW_LEVEL_BLOCK = 2  # the last one of stride 4
 
 def efficientnet_lite0(
     *,
-    weights="imagenet",
     output_stride=16,
     stochastic_depth=0.0,
     stochastic_depth_mode="constant",
     batch_norm="local",
 ):
-    """The convolutional part of EfficientNet-Lite0: image -> [low-level map, high-level map].
+    """The convolutional part of EfficientNet-Lite0, at a random start: image -> [low-level map, high-level map].
 
     EfficientNet (Tan and Le, ICML 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6; the
     Lite variant is from github.com/tensorflow/tpu, models/official/efficientnet/lite. Its last convolution,
     to 1280 channels, is left out: it serves classification, and would widen the head's pyramid four times.
 
     Args:
-        weights: "imagenet", or None for a random start.
         output_stride: 32, or 16: then the last group of stride 2 keeps its resolution and what follows
             dilates by 2, so that every pretrained filter meets samples as far apart as it was trained for.
         stochastic_depth: the probability to drop a residual branch in training. Layer numbers are 1 to 16.
         stochastic_depth_mode: "constant", or "linear": growing with the depth from 0.
-        batch_norm: "local" trains with the batch's statistics; "frozen" fixes statistics, scale and offset.
+        batch_norm: see `layers.normalise`.
 
     Returns:
         a Functional model from [B,H,W,3], RGB 0..255, to [[B,H/4,W/4,24], [B,H/s,W/s,320]], sizes rounded up.
@@ -61,10 +58,7 @@ def efficientnet_lite0(
             if index == _LOW_LEVEL_BLOCK:
                 low_level = x
             index += 1
-    backbone = keras.Model(image, [low_level, x], name="backbone")
-    if weights == "imagenet":
-        _load(backbone, pretrained.efficientnet_lite0())
-    return backbone
+    return keras.Model(image, [low_level, x], name="backbone")
 
 
 def _block(x, index, kernel, filters, expansion, stride, dilation, rate, batch_norm):
@@ -91,25 +85,8 @@ def _block(x, index, kernel, filters, expansion, stride, dilation, rate, batch_n
 
 
 def _normalise(x, name, batch_norm):
-    # Epsilon is that of the ImageNet training. Momentum (there 0.99) is low because runs are short: within
-    # some tens of steps the statistics are those of our images, and they keep up with the moving weights.
-    trainable = batch_norm == "local"
-    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-3, trainable=trainable, name=name)(x)
+    return normalise(x, name, batch_norm, epsilon=1e-3)  # that of the ImageNet training (momentum there: 0.99)
 
 
 def _relu6(x):
     return keras.layers.ReLU(6.0)(x)
-
-
-def _load(backbone, tensors):
-    """Set every layer's weights from its namesake's tensors: "block3_bn0" is "_blocks.3._bn0" there."""
-    for layer in backbone.layers:
-        block, _, part = layer.name.partition("_")
-        name = f"_blocks.{block[5:]}._{part}" if block.startswith("block") else f"_{layer.name}"
-        if isinstance(layer, keras.layers.BatchNormalization):
-            vectors = ["weight", "bias", "running_mean", "running_var"]
-            layer.set_weights([tensors[f"{name}.{vector}"] for vector in vectors])
-        elif isinstance(layer, keras.layers.DepthwiseConv2D):
-            layer.set_weights([tensors[f"{name}.weight"].transpose(2, 3, 0, 1)])  # C1HW -> HWC1
-        elif isinstance(layer, keras.layers.Conv2D):
-            layer.set_weights([tensors[f"{name}.weight"].transpose(2, 3, 1, 0)])  # OIHW -> HWIO

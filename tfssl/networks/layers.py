@@ -1,15 +1,18 @@
 """What the networks share: layers that Keras lacks, and the classifier at their end."""
 
-from typing import Annotated
+import math
+from typing import Annotated, Literal
 
 import keras
 import pydantic
 import tensorflow as tf
 
 from tfssl import randomness
-from tfssl.resizing import resize_like
+from tfssl.resizing import resize, resize_like
 
 Rate = Annotated[float, pydantic.Field(ge=0, lt=1)]  # an argument: the probability to drop something
+BatchNorm = Literal["local", "synchronized", "frozen"]  # an argument: see `normalise`
+IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # mean and deviation of its pixels, RGB
 register = keras.saving.register_keras_serializable(package="tfssl")
 
 
@@ -56,15 +59,21 @@ class Dropout(Noise):
 
 @register
 class StochasticDepth(Noise):
-    """Drop a sample's whole residual branch [B,H,W,C] (Huang et al., ECCV 2016, arXiv:1603.09382)."""
+    """Drop a sample's whole residual branch [B,...] (Huang et al., ECCV 2016, arXiv:1603.09382)."""
 
     def mask_shape(self, shape):
-        return [shape[0], 1, 1, 1]
+        return tf.concat([shape[:1], tf.ones_like(shape[1:])], axis=0)
 
 
 def drop_rate(rate, mode, index, count):
     """Of residual branch `index` out of `count`: `rate` itself, or in mode "linear" growing from 0 to it."""
     return rate * index / (count - 1) if mode == "linear" else rate
+
+
+@register
+def gelu(x):
+    """GELU, exact. (That of Keras uses erfc, which ONNX does not have.)"""
+    return 0.5 * x * (1.0 + tf.math.erf(x / tf.cast(math.sqrt(2.0), x.dtype)))
 
 
 @register
@@ -84,6 +93,50 @@ class ResizeLike(keras.layers.Layer):
 
 
 @register
+class Enlarge(keras.layers.Layer):
+    """[B,h,w,C] at a multiple of its size, bilinearly with half-pixel centres."""
+
+    def __init__(self, factor, **options):
+        super().__init__(**options)
+        self.factor = factor
+
+    def call(self, values):
+        return resize(values, self.compute_output_shape(values.shape)[1:3], self.factor * tf.shape(values)[1:3])
+
+    def compute_output_shape(self, shape):
+        sides = [None if side is None else self.factor * side for side in shape[1:3]]
+        return (shape[0], *sides, shape[3])
+
+    def get_config(self):
+        return super().get_config() | {"factor": self.factor}
+
+
+@register
+class ResizeToPatches(keras.layers.Layer):
+    """The first of [B,h,w,C], [B,H,W,_] at the second's size filled up to whole patches, cut to H x W.
+
+    For maps of an image that was filled up so: what the fill saw is left out.
+    """
+
+    def __init__(self, patch, **options):
+        super().__init__(**options)
+        self.patch = patch
+
+    def call(self, inputs):
+        values, like = inputs
+        size = tf.shape(like)[1:3]
+        static = [None if side is None else side + -side % self.patch for side in like.shape[1:3]]
+        return resize(values, static, size + -size % self.patch)[:, : size[0], : size[1]]
+
+    def compute_output_shape(self, input_shape):
+        values, like = input_shape
+        return (*like[:3], values[3])
+
+    def get_config(self):
+        return super().get_config() | {"patch": self.patch}
+
+
+@register
 class ReshapeLike(keras.layers.Layer):
     """Reshape the first of [B,HW,C], [B,H,W,C] to the second's shape, whatever that is at run time."""
 
@@ -95,19 +148,57 @@ class ReshapeLike(keras.layers.Layer):
         return input_shape[1]
 
 
+@register
+class Standardise(keras.layers.Layer):
+    """(image - mean) / deviation for each channel of [B,H,W,3]; reverse: RGB becomes BGR before."""
+
+    def __init__(self, mean, deviation, reverse=False, **options):
+        super().__init__(**options)
+        self.mean, self.deviation, self.reverse = tuple(mean), tuple(deviation), reverse
+
+    def call(self, inputs):
+        image = tf.gather(inputs, [2, 1, 0], axis=-1) if self.reverse else inputs
+        mean, deviation = (tf.constant(values, image.dtype) for values in (self.mean, self.deviation))
+        return (image - mean) / deviation
+
+    def get_config(self):
+        return super().get_config() | {"mean": self.mean, "deviation": self.deviation, "reverse": self.reverse}
+
+
+def normalise(x, name, batch_norm="local", epsilon=1e-5):
+    """Batch norm of [B,H,W,C]. batch_norm: "local" trains with the statistics of each device's part of the batch,
+    "synchronized" with those of the whole batch; "frozen" fixes statistics, scale and offset.
+
+    Momentum is low because runs are short: within some tens of steps the statistics are those of our images, and they
+    keep up with the moving weights.
+    """
+    return keras.layers.BatchNormalization(
+        momentum=0.9, epsilon=epsilon, trainable=batch_norm != "frozen", synchronized=batch_norm == "synchronized",
+        name=name,
+    )(x)  # fmt: skip
+
+
 def image_input():
     """The input of every network and encoder: RGB 0..255, [B,H,W,3] of any height and width."""
     return keras.Input((None, None, 3), name="image", dtype="float32")
 
 
-def with_classifier(encoder, classes, dropout):
-    """The network on an encoder [B,H,W,3] -> [B,h,w,D]: dropout, last convolution, resize to the image."""
-    maps = keras.Input((None, None, encoder.output.shape[-1]), name="features")
+def point_classifier(channels, classes, dropout):
+    """Features [B,h,w,channels] -> logits [B,h,w,classes]: dropout and the last convolution."""
+    maps = keras.Input((None, None, channels), name="features")
     x = Dropout(dropout, number=0, name="dropout")(maps)
-    x = keras.layers.Conv2D(classes, 1, name="logits_convolution")(x)
-    classifier = keras.Model(maps, x, name="classifier")
+    return keras.Model(maps, keras.layers.Conv2D(classes, 1, name="logits_convolution")(x), name="classifier")
+
+
+def with_classifier(encoder, classifier, patch=1):
+    """The network of an encoder [B,H,W,3] -> [B,h,w,D] and a classifier of its maps: the logits at the image's size.
+
+    patch: what the encoder fills the image up to multiples of.
+    """
     image = image_input()
     features = encoder(image)
     # float32 under any precision policy: softmax and losses follow
-    logits = ResizeLike(name="resize_to_image", dtype="float32")([classifier(features), image])
+    options = {"name": "resize_to_image", "dtype": "float32"}
+    resize_to_image = ResizeToPatches(patch, **options) if patch > 1 else ResizeLike(**options)
+    logits = resize_to_image([classifier(features), image])
     return keras.Model(image, {"logits": logits, "features": features})

@@ -4,7 +4,7 @@ import keras
 import pydantic
 import tensorflow as tf
 
-from tfssl.networks.layers import Rate, ResizeLike, image_input, with_classifier
+from tfssl.networks.layers import Rate, ResizeLike, image_input, point_classifier, with_classifier
 
 _WHITE = 255.0
 
@@ -43,7 +43,7 @@ def unet(
         x = _convolution(x, width * 2**level, f"up{level}", batch_norm)
     scaled = keras.layers.Rescaling(1 / _WHITE, name="image_as_features")(image)
     x = keras.layers.Concatenate(name="features_and_image")([x, scaled])
-    network = with_classifier(keras.Model(image, x, name="encoder"), classes, dropout)
+    network = with_classifier(keras.Model(image, x, name="encoder"), point_classifier(x.shape[-1], classes, dropout))
     if classes == 3:
         last = network.get_layer("classifier").get_layer("logits_convolution")
         identity = tf.pad(tf.eye(3), [[width, 0], [0, 0]])
