@@ -12,7 +12,7 @@ def resize_like(values, like):
 
 
 def resize(values, static, dynamic):
-    """values [B,h,w,C] at a size given as far as it is known (height, width, each a number or None) and as a tensor [2]."""
+    """values [B,h,w,C] at a size given as far as it is known, each side a number or None, and as a tensor [2]."""
     old = values.shape[1:3]
     if None not in (*old, *static) and any(map(_samples_coincide, old, static)):
         resized = _resize_by_matrices(tf.cast(values, tf.float32), *static)
@@ -32,7 +32,7 @@ def stretch_like(values, like):
 
 
 def stretch_grid(values, height, width):
-    """values float32 [1,h,w,C] at [1,height,width,C], bicubically: what `tf.image.resize` gives, which XLA cannot compile.
+    """values float32 [1,h,w,C] at [1,height,width,C], bicubically: as `tf.image.resize`, which XLA cannot compile.
 
     Sizes may be known only at run time. Keys's kernel with a = -0.5; where it reaches past the border, what is inside
     weighs for the rest.

@@ -45,7 +45,8 @@ def dpt(
     """
     sizes = ENCODERS[encoder]
     image = image_input()
-    maps = vision_transformer(sizes, stochastic_depth=stochastic_depth, stochastic_depth_mode=stochastic_depth_mode)(image)
+    maps = vision_transformer(sizes, stochastic_depth=stochastic_depth,
+                              stochastic_depth_mode=stochastic_depth_mode)(image)  # fmt: skip
     widths, channels = _WIDTHS[encoder]
     levels = [_level(x, number, width, channels) for number, (x, width) in enumerate(zip(maps, widths, strict=True), 1)]
     x = None
@@ -67,7 +68,7 @@ def dpt(
 
 
 def _level(x, number, width, channels):
-    """Map `number` of the transformer at 4, 2, 1 or 1/2 times its resolution, of the channels that all are brought to."""
+    """Map `number` of the transformer at 4, 2, 1 or 1/2 times its resolution, brought to so many channels."""
     name = f"level{number}"
     x = keras.layers.Conv2D(width, 1, name=f"{name}_project")(x)
     if number < 3:

