@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfssl import networks, optimizers
 from tfssl.memory import Prototypes
 from tfssl.methods import METHODS
-from tfssl.networks.layers import StochasticDepth, image_input, with_classifier
+from tfssl.networks.layers import StochasticDepth, image_input, point_classifier, with_classifier
 from tfssl.tasks import Segmentation
 
 CLASSES = ("ground", "tree", "sky")
@@ -29,7 +29,7 @@ def tiny_network(seed=0, *, classes=3, dropout=0.0, stochastic_depth=0.0, frozen
     x = keras.Model(image, x, name="backbone")(image)
     x = keras.layers.Conv2D(FEATURES, 3, strides=2, padding="same", use_bias=False)(x)
     x = keras.layers.BatchNormalization(momentum=0.9)(x)
-    network = with_classifier(keras.Model(image, x, name="encoder"), classes, dropout)
+    network = with_classifier(keras.Model(image, x, name="encoder"), point_classifier(FEATURES, classes, dropout))
     classifier = network.get_layer("classifier").get_layer("logits_convolution")
     classifier.kernel.assign(keras.random.normal(classifier.kernel.shape, stddev=1.5, seed=seed))
     if frozen_norm:

@@ -31,7 +31,7 @@ from tests.networks_for_tests import (
 from tests.runs_for_tests import configuration, surroundings
 from tfssl import config, mixing, networks, runs
 from tfssl.errors import UserError
-from tfssl.networks.layers import image_input, with_classifier
+from tfssl.networks.layers import image_input, point_classifier, with_classifier
 
 
 @pytest.mark.parametrize(
@@ -262,9 +262,8 @@ def test_networks_of_two_resolutions_are_compared_on_one_grid():
     keras.utils.set_random_seed(5)
     image = image_input()
     x = keras.layers.Conv2D(8, 3, strides=2, padding="same", name="backbone")(keras.layers.Rescaling(1 / 127.5)(image))
-    method = quiet(
-        learners=[tiny_network(1, frozen_norm=True), with_classifier(keras.Model(image, x, name="encoder"), 3, 0.0)]
-    )
+    finer = with_classifier(keras.Model(image, x, name="encoder"), point_classifier(8, 3, 0.0))
+    method = quiet(learners=[tiny_network(1, frozen_norm=True), finer])
     assert method.students[1](tf.zeros([1, SIZE, SIZE, 3]))["features"].shape[1:3] == (16, 16)
     logged = step(method, make_batch())
     assert all(logged[term] > 0 for term in method.terms)

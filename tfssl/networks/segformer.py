@@ -1,11 +1,12 @@
 """SegFormer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import keras
 import pydantic
 
+from tfssl.errors import UserError
 from tfssl.networks.layers import (
     IMAGENET,
     BatchNorm,
@@ -24,20 +25,22 @@ from tfssl.networks.layers import (
 from tfssl.networks.pretrained import load
 
 _REDUCTIONS = (8, 4, 2, 1)  # of the keys' and values' resolution, by stage
-_HEADS = (1, 2, 5, 8)
 _EXPANSION = 4
+
+Four = tuple[pydantic.PositiveInt, pydantic.PositiveInt, pydantic.PositiveInt, pydantic.PositiveInt]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a mix transformer: channels of the four stages, at strides 4, 8, 16 and 32, and their blocks."""
+    """Of a mix transformer: channels of its stages, at strides 4, 8, 16 and 32; their blocks; channels of a head."""
 
     channels: tuple
     blocks: tuple
+    head: int = 64
 
 
 ENCODERS = {  # table 6 of the paper
-    "mit_b0": Sizes((32, 64, 160, 256), (2, 2, 2, 2)),
+    "mit_b0": Sizes((32, 64, 160, 256), (2, 2, 2, 2), head=32),
     "mit_b1": Sizes((64, 128, 320, 512), (2, 2, 2, 2)),
     "mit_b2": Sizes((64, 128, 320, 512), (3, 4, 6, 3)),
     "mit_b3": Sizes((64, 128, 320, 512), (3, 4, 18, 3)),
@@ -51,6 +54,8 @@ def segformer(
     *,
     encoder: Literal[tuple(ENCODERS)] = "mit_b0",
     weights: str | None = None,
+    embed_dims: Four | None = None,
+    depths: Four | None = None,
     feature_channels: pydantic.PositiveInt = 128,
     dropout: Rate = 0.5,
     stochastic_depth: Rate = 0.2,
@@ -63,6 +68,8 @@ def segformer(
         classes: channels of the logits.
         encoder: the mix transformer.
         weights: see `pretrained.load`, "keras_hub:mit_b0_ade20k_512" for one.
+        embed_dims: channels of the four stages, multiples of a head's; None: the encoder's.
+        depths: transformer blocks of the four stages; None: the encoder's.
         feature_channels: D of the features; in the paper 256 with B0 and B1, 768 with the others.
         dropout: probability to drop a value of the features before the last convolution.
         stochastic_depth: probability to drop a residual branch of a sample (arXiv:1603.09382).
@@ -73,8 +80,12 @@ def segformer(
         a Functional model from `image` [B,H,W,3], RGB 0..255, to {"logits": [B,H,W,classes] float32,
         "features": [B,H/4,W/4,D]}, with the sub-models `encoder` (image -> features) and `classifier`.
     """
+    sizes = ENCODERS[encoder]
+    sizes = replace(sizes, channels=embed_dims or sizes.channels, blocks=depths or sizes.blocks)
+    if any(channels % sizes.head for channels in sizes.channels):
+        raise UserError(f"embed_dims {list(embed_dims)}: every one must be a multiple of {sizes.head}")
     image = image_input()
-    stages = _mix_transformer(ENCODERS[encoder], stochastic_depth, stochastic_depth_mode)(image)
+    stages = _mix_transformer(sizes, stochastic_depth, stochastic_depth_mode)(image)
     # The all-MLP decoder: bring every stage to the same width and size, and mix.
     maps = []
     for stage, x in enumerate(stages):
@@ -99,7 +110,7 @@ def _mix_transformer(sizes, rate, mode):
         for block in range(blocks):
             name = f"stage{stage}_block{block}"
             block_rate = drop_rate(rate, mode, index, sum(sizes.blocks))
-            branch = _attention(_layer_norm(x, name + "_attention"), channels, _HEADS[stage], reduction,
+            branch = _attention(_layer_norm(x, name + "_attention"), channels, channels // sizes.head, reduction,
                                 name + "_attention")  # fmt: skip
             x = _residual(x, branch, block_rate, 2 * index + 1, name + "_attention")
             branch = _mix_ffn(_layer_norm(x, name + "_ffn"), channels, name + "_ffn")

@@ -13,7 +13,7 @@ from tfssl.networks.vit import ENCODERS, vision_transformer
 def setr(
     classes: pydantic.PositiveInt,
     *,
-    encoder: Literal["vit_base", "vit_large"] = "vit_large",
+    encoder: Literal["vit_tiny", "vit_base", "vit_large"] = "vit_large",
     weights: str | None = None,
     head: Literal["naive", "pup"] = "pup",
     feature_channels: pydantic.PositiveInt = 256,
@@ -43,8 +43,8 @@ def setr(
     """
     sizes = ENCODERS[encoder]
     image = image_input()
-    (x,) = vision_transformer(sizes, stochastic_depth=stochastic_depth,
-                              stochastic_depth_mode=stochastic_depth_mode)(image)  # fmt: skip
+    x = vision_transformer(sizes, stochastic_depth=stochastic_depth,
+                           stochastic_depth_mode=stochastic_depth_mode)(image)  # fmt: skip
     for number in range(1 if head == "naive" else 4):
         name = f"head{number + 1}"
         x = Enlarge(2, name=f"{name}_enlarge")(x) if number else x

@@ -33,6 +33,7 @@ class Sizes:
 
 
 ENCODERS = {
+    "vit_tiny": Sizes(192, 12, 3, 16, 24),
     "vit_base": Sizes(768, 12, 12, 16, 24),
     "vit_large": Sizes(1024, 24, 16, 16, 24),
     "dinov2_small": Sizes(384, 12, 6, 14, 37, True, (3, 6, 9, 12)),
@@ -42,7 +43,7 @@ ENCODERS = {
 
 
 def vision_transformer(sizes, *, stochastic_depth=0.0, stochastic_depth_mode="constant"):
-    """The encoder of a vision transformer: image -> [map of each block that is taken], the last block's by default.
+    """The encoder of a vision transformer: image -> [map of each block that is taken], or the last block's map.
 
     ViT (Dosovitskiy et al., ICLR 2021, arXiv:2010.11929); with layer_scale as in DINOv2 (Oquab et al.,
     arXiv:2304.07193). An image whose sides are no multiples of the patch is filled up at the bottom and on the right by
@@ -64,7 +65,7 @@ def vision_transformer(sizes, *, stochastic_depth=0.0, stochastic_depth_mode="co
         x = _block(x, f"block{block}", sizes, rate, 2 * block - 1)
         if block in (sizes.taken or (sizes.blocks,)):
             maps.append(TokensAsMap(name=f"map{block}")([last(x), patches]))
-    return keras.Model(image, maps, name="backbone")
+    return keras.Model(image, maps if sizes.taken else maps[0], name="backbone")
 
 
 def _block(x, name, sizes, rate, number):
