@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfssl.data.split_lists import default_palette, split_lists
+from tfssl.data.palettes import default_palette
+from tfssl.data.split_lists import split_lists
 from tfssl.errors import UserError
 
 CLASSES = ("sky", "road", "tree")

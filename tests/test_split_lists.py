@@ -19,7 +19,7 @@ from tests.lists_for_tests import (
     write_list,
     write_palette_png,
 )
-from tfssl.data.split_lists import default_palette
+from tfssl.data.palettes import default_palette
 
 # What is read
 

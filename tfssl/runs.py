@@ -66,15 +66,18 @@ def resolve(settings, path):
 def make_source(settings):
     """The data of resolved settings; whatever is wrong with them is told here, before training."""
     own = dict(settings.data.model_extra)
-    takes_classes = "classes" in config.signature_model(SOURCES[settings.data.source]).model_fields
-    if takes_classes:
+    takes = config.signature_model(SOURCES[settings.data.source]).model_fields
+    if "classes" in takes:
         refuse_other_task(settings, "segmentation")
         own |= {key: getattr(settings.task, key) for key in FROM_TASK}
-        if not settings.task.classes:
+        if not settings.task.classes and takes["classes"].is_required():
             raise UserError("task.classes: name the classes of your labels, in the order of their values")
-        _refuse_ignored_class(settings.task.ignore_index, settings.task.classes)
+        _refuse_ignored_class(settings.task.ignore_index, settings.task.classes or ())
     source = SOURCES[settings.data.source](**own)
     refuse_other_task(settings, source.task)
+    if source.ignore_index not in (None, settings.task.ignore_index):
+        raise UserError(f"task.ignore_index is {settings.task.ignore_index}, but labels of data.source "
+                        f"{settings.data.source} mark what is to be ignored by {source.ignore_index}")  # fmt: skip
     return source
 
 

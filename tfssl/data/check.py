@@ -26,18 +26,28 @@ from tfssl.errors import UserError
 MOST_PIXELS = 64_000_000  # a PNG of a few kilobytes can decode to gigabytes
 CACHE_FORMAT = f"2, TensorFlow {tf.__version__}"  # another decoder may judge otherwise: forget everything
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+BYTES = 256  # the values an 8-bit label can have
+CLASSES = tuple(range(BYTES))  # and what they mean where nothing else is said
 GRAY, PALETTE = 0, 3  # the PNG colour types an index label may have
 ORIENTATION, UPRIGHT = 0x0112, (None, 0, 1)  # the EXIF tag of a picture that is to be turned, and where it is not
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One line of a list. `image`, `label`: resolved paths; `name`, `label_name`: as the list has them."""
+    """One line of a list. `image`, `label`: resolved paths; `name`, `label_name`: as the list has them.
+
+    values: the class that each value 0..255 of the label means; None: the values are classes.
+    """
 
     name: str
     image: str
     label_name: str | None = None
     label: str | None = None
+    values: tuple[int, ...] | None = None
+
+    def classes(self, finding):
+        """The classes, the ignored one too, in a label of which these values were found."""
+        return sorted({(self.values or CLASSES)[value] for value in finding.values})
 
 
 @dataclass(frozen=True)
@@ -230,24 +240,25 @@ def _problems(pair, findings, classes, ignore_index, must_teach):
     if not image.problem and (image.height, image.width) != (label.height, label.width):
         sizes = f"{label.height} x {label.width} pixels, but its image {pair.name}"
         yield pair.label_name, f"is {sizes} is {image.height} x {image.width}"
-    strange = [value for value in label.values if value >= classes and value != ignore_index]
+    shown = pair.classes(label)
+    strange = [value for value in shown if value >= classes and value != ignore_index]
     if strange:
         allowed = f"0 to {classes - 1} for task.classes and task.ignore_index {ignore_index}"
         yield pair.label_name, f"has values {', '.join(map(str, strange))}; allowed are {allowed}"
-    if must_teach and list(label.values) == [ignore_index]:
+    if must_teach and shown == [ignore_index]:
         yield pair.label_name, f"has no labeled pixel: all are task.ignore_index {ignore_index}"
 
 
 def _no_class_at_all(usable, findings, ignore_index):
     """The evaluation sets in which every label ignores every pixel, so that there would be nothing to score."""
     for name in ("validation", "test", "held_out"):
-        labels = [findings["label", pair.label] for pair in usable.get(name, ())]
-        if labels and all(list(label.values) == [ignore_index] for label in labels):
+        shown = [pair.classes(findings["label", pair.label]) for pair in usable.get(name, ())]
+        if shown and all(classes == [ignore_index] for classes in shown):
             yield f"data.{name}: every pixel of every label is task.ignore_index {ignore_index}"
 
 
 def _warn_of_absent_classes(pairs, findings, classes):
-    shown = {value for pair in pairs for value in findings["label", pair.label].values}
+    shown = {value for pair in pairs for value in pair.classes(findings["label", pair.label])}
     absent = [str(value) for value in range(classes) if value not in shown]
     if absent:
         print(f"warning: no label of data.labeled shows {', '.join(absent)} of task.classes (counted from 0): nothing "

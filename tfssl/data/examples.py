@@ -28,7 +28,8 @@ class Source:
 
     flips: whether a mirrored image still means the same. task: the name of the one its labels are for; where they are
     images, classes and palette are empty. resamples: whether images may be scaled and turned; single pixels' noise may
-    not, it would be another one then.
+    not, it would be another one then. ignore_index: the value in its labels that is none of the classes, where that is
+    not for the user to say.
     """
 
     labeled: Examples
@@ -41,3 +42,4 @@ class Source:
     flips: bool = True
     task: str = "segmentation"
     resamples: bool = True
+    ignore_index: int | None = None

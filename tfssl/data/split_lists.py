@@ -2,24 +2,43 @@
 
 A list has one example a line, `IMAGE LABEL`, relative to the root (a leading "/" too, as in some published
 lists), with a TAB after IMAGE where names have spaces; blank lines and lines beginning with "#" are passed
-over. An unlabeled list may name labels, but they are dropped here, as text: nothing in the program has a way
-to those files.
+over. A line may also be a bare name, where it is said (`Layout`) which files that means. An unlabeled list may name
+labels, but they are dropped here, as text: nothing in the program has a way to those files.
 """
 
 import os
 import sys
 from collections import Counter
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import pydantic
 import tensorflow as tf
 
-from tfssl.data.check import Pair, check, decode_image, decode_label
+from tfssl.data.check import BYTES, CLASSES, Pair, check, decode_image, decode_label
 from tfssl.data.examples import Examples, Source
+from tfssl.data.palettes import default_palette
 from tfssl.errors import UserError, attempt, raise_all
 
 TRAINING, EVALUATION = ("labeled", "unlabeled"), ("validation", "test")
+
+Byte = Annotated[int, pydantic.Field(ge=0, lt=BYTES)]
+Size = tuple[pydantic.PositiveInt, pydantic.PositiveInt] | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a dataset lies below its root, beyond what its lists say.
+
+    complete(words): the words of a line, [IMAGE, LABEL], of a line that may have but one.
+    label(path): (path of the label file, what its values mean, see check.Pair) of the label file that is named.
+    split(root, name): the lines of a split that comes with the dataset, None where there is none of the name.
+    """
+
+    complete: Callable = lambda words: words
+    label: Callable = lambda path: (path, None)
+    split: Callable = lambda root, name: None
 
 
 def split_lists(
@@ -30,8 +49,12 @@ def split_lists(
     validation: str,
     test: str | None = None,
     held_out: str | None = None,
+    candidates: str | None = None,
     partition: str | None = None,
-    size: tuple[pydantic.PositiveInt, pydantic.PositiveInt] | None = None,
+    images: str | None = None,
+    labels: str | None = None,
+    values: dict[Byte, Byte] | None = None,
+    size: Size = None,
     flips: bool = True,
     on_bad_file: Literal["fail", "skip"] = "fail",
     classes: tuple[str, ...],
@@ -43,19 +66,55 @@ def split_lists(
     labeled, unlabeled, validation, test, held_out: list files, relative to root; `{partition}` in them is
     replaced. Without an unlabeled list the labeled images, without their labels, are the unlabeled ones.
     held_out: images with labels, none of them in the labeled list, to watch pseudo-labels on.
+    candidates: in place of unlabeled, a list of which all that is not in the labeled one is unlabeled.
+    images, labels: the files that a line of one bare name means, as "images/{}.jpg" and "masks/{}.png".
+    values: the class that each value of a label means; values that are not named are ignored. None: they are classes.
     size: (height, width) in pixels that every image is resized to; None keeps each image's own.
     on_bad_file: "fail" or "skip", see tfssl.data.check.check.
     """
     if palette is not None and len(palette) != len(classes):
         raise UserError(f"task.palette has {len(palette)} colours for {len(classes)} task.classes")
+    meaning = None if values is None else tuple(values.get(value, ignore_index) for value in range(BYTES))
+    layout = Layout(complete=by_patterns(images, labels), label=lambda path: (path, meaning))
+    lists = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation, "test": test, "held_out": held_out}
+    palette = tuple(map(tuple, palette)) if palette is not None else default_palette(len(classes))
+    return from_lists(root, lists, candidates=candidates, partition=partition, layout=layout, size=size, flips=flips,
+                      on_bad_file=on_bad_file, classes=classes, palette=palette, ignore_index=ignore_index)  # fmt: skip
+
+
+def by_patterns(images, labels):
+    """Layout.complete for lines of one bare name, of which the files are "images/{}.jpg" and "masks/{}.png"."""
+
+    def complete(words):
+        if len(words) > 1 or images is None or os.path.splitext(words[0])[1]:
+            return words
+        return [pattern.replace("{}", words[0]) for pattern in (images, labels) if pattern is not None]
+
+    return complete
+
+
+def from_lists(root, lists, *, layout, size, flips, on_bad_file, classes, palette, ignore_index, candidates=None,
+               partition=None, fixed=False):  # fmt: skip
+    """The Source of {set: path of its list, or the name of a split of the layout}; see split_lists.
+
+    fixed: whether the ignored value is the dataset's, not the user's to choose.
+    """
     if not os.path.isdir(root):
         raise UserError(f"data.root {root} is not a directory; it is relative to where the command runs")
     root = os.path.realpath(root)
-    lists = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation, "test": test}
-    lists["held_out"] = held_out
+    if candidates is not None:
+        if lists["unlabeled"] is not None:
+            raise UserError("data.candidates and data.unlabeled both say which images are unlabeled: give one")
+        lists = {**lists, "unlabeled": candidates}
     problems = []  # all of them are told at once, those of the lists and those of the files
-    sets = _read_lists(root, _list_paths(root, lists, partition), problems)
-    attempt(problems, _refuse_overlaps, sets)
+    sets = _read_lists(root, _list_paths(root, lists, partition, layout), layout, problems)
+    if candidates is not None and "labeled" in sets and "unlabeled" in sets:
+        known = {pair.image for pair in sets["labeled"]}
+        sets["unlabeled"] = [pair for pair in sets["unlabeled"] if pair.image not in known]
+        if not sets["unlabeled"]:
+            problems.append(UserError("data.candidates: all of its images are in data.labeled, none is left"))
+    named = {name: {pair.image: pair.name for pair in pairs} for name, pairs in sets.items()}
+    attempt(problems, refuse_overlaps, named)
     _warn_of_duplicates(sets)
     sets = attempt(problems, check, sets, root=root, classes=len(classes), ignore_index=ignore_index,
                    on_bad_file=on_bad_file)  # fmt: skip
@@ -64,47 +123,37 @@ def split_lists(
     return Source(
         **{name: _examples(pairs, size) for name, pairs in sets.items()},
         classes=tuple(classes),
-        palette=tuple(map(tuple, palette)) if palette is not None else default_palette(len(classes)),
+        palette=palette,
         flips=flips,
+        ignore_index=ignore_index if fixed else None,
     )
 
 
-def default_palette(count):
-    """`count` RGB colours far apart, black first: the bits of the class number spread over the channels.
-
-    The palette of the VOC labels: bits 0, 1, 2 become the top bits of red, green, blue, the next three the
-    second ones, and so on.
-    """
-
-    def intensity(number, channel):
-        return sum((number >> (3 * place + channel) & 1) << (7 - place) for place in range(8))
-
-    return tuple(tuple(intensity(number, channel) for channel in range(3)) for number in range(count))
-
-
-def _list_paths(root, lists, partition):
-    """{set name: path of its list}, of the sets that are given."""
+def _list_paths(root, lists, partition, layout):
+    """{set: (path of its list, None), or (name of a split of the layout, its lines)}, of the sets that are given."""
     given = {name: path for name, path in lists.items() if path is not None}
     with_partition = [f"data.{name}" for name, path in given.items() if "{partition}" in path]
     if with_partition and partition is None:
         raise UserError(f"{', '.join(with_partition)} has {{partition}}, but data.partition is not given")
     if partition is not None and not with_partition:
         raise UserError(f"data.partition is {partition}, but no list path has {{partition}} in it")
-    return {
-        name: os.path.join(root, path.replace("{partition}", partition) if partition is not None else path)
-        for name, path in given.items()
-    }
+    given = {name: path.replace("{partition}", str(partition)) for name, path in given.items()}
+    splits = {name: layout.split(root, path) for name, path in given.items()}
+    return {name: (os.path.join(root, path), None) if splits[name] is None else (path, splits[name])
+            for name, path in given.items()}  # fmt: skip
 
 
-def _read_lists(root, paths, problems):
+def _read_lists(root, places, layout, problems):
     """{set name: list of Pair} of what can be read; problems grows by what cannot. Missing lists are told at once."""
-    missing = [f"data.{name}: no file {path}" for name, path in paths.items() if not os.path.isfile(path)]
+    missing = [f"data.{name}: no file {path}" for name, (path, lines) in places.items()
+               if lines is None and not os.path.isfile(path)]  # fmt: skip
     if missing:
         raise UserError("list file(s) missing, named above; list paths are relative to data.root", missing)
     complaints, sets = [], {}
-    for name, path in paths.items():
+    for name, (path, lines) in places.items():
         before = len(complaints)
-        pairs = attempt(problems, lambda name=name, path=path: list(_read_list(root, name, path, complaints)))
+        pairs = attempt(problems, lambda name=name, path=path, lines=lines: list(
+            _read_list(root, name, path, lines, layout, complaints)))  # fmt: skip
         if pairs:
             sets[name] = pairs
         elif pairs is not None and len(complaints) == before:
@@ -115,17 +164,21 @@ def _read_lists(root, paths, problems):
     return sets
 
 
-def _read_list(root, name, path, complaints):
-    """Yield the pairs of one list; what is wrong with its lines is appended to `complaints`."""
+def _lines(name, path):
     try:
         with open(path, encoding="utf-8-sig") as file:
-            lines = file.read().splitlines()
+            return file.read().splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"data.{name}: the list {path} cannot be read as text ({error})") from error
-    for number, line in enumerate(lines, start=1):
+
+
+def _read_list(root, name, path, lines, layout, complaints):
+    """Yield the pairs of one list; what is wrong with its lines is appended to `complaints`."""
+    for number, line in enumerate(_lines(name, path) if lines is None else lines, start=1):
         words = _words(line)
         if not words or words[0].startswith("#"):
             continue
+        words = layout.complete(words)
         where = f"data.{name}: {path}, line {number}"
         if "\0" in line or len(words) > 2 or (len(words) == 1 and name != "unlabeled"):
             expected = "IMAGE, or IMAGE LABEL" if name == "unlabeled" else "IMAGE LABEL"
@@ -139,8 +192,11 @@ def _read_list(root, name, path, complaints):
         outside = [(word, file) for word, file in zip(names, files, strict=True) if not _is_inside(file, root)]
         complaints += [f"{where}: {_outside(root, word, file)}" for word, file in outside]
         if not outside:
-            label_name, label = (names[1], files[1]) if len(words) == 2 else (None, None)
-            yield Pair(names[0], files[0], label_name, label)
+            if len(words) == 1:
+                yield Pair(names[0], files[0])
+                continue
+            label, values = layout.label(files[1])
+            yield Pair(names[0], files[0], names[1], label, values)
 
 
 def _words(line):
@@ -164,13 +220,15 @@ def _is_inside(path, root):
     return path.startswith(os.path.join(root, ""))
 
 
-def _refuse_overlaps(sets):
-    """No image is trained on and evaluated on; none of the held-out ones has its label shown in training."""
+def refuse_overlaps(sets):
+    """No image is trained on and evaluated on; none of the held-out ones has its label shown in training.
+
+    sets: {name: {what an image is: what it is called}}.
+    """
     forbidden = [(one, other) for one in TRAINING for other in EVALUATION] + [("labeled", "held_out")]
     shared = []
     for one, other in forbidden:
-        images = {pair.image for pair in sets.get(one, ())}
-        both = [pair.name for pair in sets.get(other, ()) if pair.image in images]
+        both = [name for image, name in sets.get(other, {}).items() if image in sets.get(one, {})]
         shared += [f"{name}: in data.{one} and data.{other}" for name in both]
     if shared:
         raise UserError("training and evaluation share the images named above; take them out of one", shared)
@@ -189,6 +247,8 @@ def _examples(pairs, size):
     """Examples of checked pairs; without a label function where the pairs have no labels."""
     images = [pair.image for pair in pairs]
     labels = [pair.label for pair in pairs]
+    meanings = list(dict.fromkeys(pair.values or CLASSES for pair in pairs))  # two where labels are of two kinds
+    which = [meanings.index(pair.values or CLASSES) for pair in pairs]
 
     def image(index):
         pixels = decode_image(tf.io.read_file(tf.gather(images, index)))
@@ -198,7 +258,7 @@ def _examples(pairs, size):
 
     def label(index):
         contents = tf.io.read_file(tf.gather(labels, index))
-        indices = tf.numpy_function(decode_label, [contents], tf.int32, stateful=False)
-        return tf.ensure_shape(indices, [None, None])
+        indices = tf.ensure_shape(tf.numpy_function(decode_label, [contents], tf.int32, stateful=False), [None, None])
+        return indices if meanings == [CLASSES] else tf.gather(tf.gather(meanings, tf.gather(which, index)), indices)
 
     return Examples(tuple(pair.name for pair in pairs), image, None if labels[0] is None else label)
