@@ -11,11 +11,13 @@ class Examples:
     image(index): float32 [H, W, 3], RGB 0..255, already at the configured size.
     label(index): int32 [h, w], classes, or float32 [h, w, 3], an image 0..255, at the label's own size; or None
         where there are no labels: an unlabeled set has no way to its labels at all.
+    lines: the examples as a list of split_lists names them; None where they are no files.
     """
 
     names: tuple[str, ...]
     image: Callable
     label: Callable | None = None
+    lines: tuple[str, ...] | None = None
 
     @property
     def count(self):

@@ -261,4 +261,5 @@ def _examples(pairs, size):
         indices = tf.ensure_shape(tf.numpy_function(decode_label, [contents], tf.int32, stateful=False), [None, None])
         return indices if meanings == [CLASSES] else tf.gather(tf.gather(meanings, tf.gather(which, index)), indices)
 
-    return Examples(tuple(pair.name for pair in pairs), image, None if labels[0] is None else label)
+    lines = tuple("\t".join(filter(None, [pair.name, pair.label_name])) for pair in pairs)
+    return Examples(tuple(pair.name for pair in pairs), image, None if labels[0] is None else label, lines)
