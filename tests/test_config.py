@@ -48,7 +48,7 @@ def test_defaults_are_not_shared_between_configurations():
         ({"training": {"label_batch": 1}}, "training.label_batch: unknown key; did you mean 'labeled_batch'?"),
         ({"data": {"weak": {"scales": [1, 1]}}}, "data.weak.scales: unknown key; did you mean 'scale'?"),
         ({"data": {"strong": {"color": 1}}}, "data.strong.color: unknown key; known: operations, magnitude, blur,"),
-        ({"evaluation": {"qqq": 1}}, "evaluation.qqq: unknown key; known: protocol, pictures"),
+        ({"evaluation": {"qqq": 1}}, "evaluation.qqq: unknown key; known: protocol, crop"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(extra, wanted):

@@ -13,7 +13,7 @@ ROOT = Path(tfssl.__file__).parent
 LAYERS = [
     ["errors", "kinds", "randomness", "resizing", "tables"],
     ["losses", "ema", "mixing", "memory", "heads", "schedules", "config", "optimizers", "checkpoints", "pictures",
-     "figures", "parity", "data", "networks"],
+     "figures", "parity", "data", "networks", "measures", "protocols", "selection"],
     ["tasks", "report_data"],
     ["methods"],
     ["runs"],

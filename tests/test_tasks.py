@@ -89,6 +89,7 @@ def test_extremes():
     nothing = task.scores(task.confusion(np.full_like(label, 255), label % 4).numpy())
     unknown = dict.fromkeys(NAMES)
     assert nothing == {"miou": 0.0, "per_class_iou": unknown, "per_class_accuracy": unknown, "pixel_accuracy": 0.0,
+                       "mean_class_accuracy": 0.0, "per_class_pixels": dict.fromkeys(NAMES, 0),
                        "one_class": None}  # fmt: skip
     assert json.loads(json.dumps(perfect)) == perfect
     huge = 2**40 * np.eye(4, dtype=np.int64)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfssl import evaluate, pictures
+from tfssl import evaluate, pictures, selection
 from tfssl.errors import UserError
 from tfssl.tables import Table
 
@@ -78,10 +78,15 @@ class Evaluate(keras.callbacks.Callback):
         self.run, self.writer, self.alarms = run, writer, alarms
         columns = ("step", *run.task.measures, *run.task.pseudo_measures, "total_variation")
         self.table = Table(run.folder / "evaluations.csv", columns, run.step)
-        self.scores = evaluate.scorer(evaluate.logits_of(run.method.deployed), run.source.validation, run.task)
+        self.scores = evaluate.scorer(run.scored[run.reported], run.source.validation, run.task,
+                                      run.settings.evaluation)  # fmt: skip
         held_out = run.source.held_out is not None  # without, networks that have become equal are still noticed
         examples = run.source.held_out if held_out else run.source.validation
         self.watch = evaluate.watcher(run.method, examples, run.task, held_out)
+        self.best = None
+        if run.settings.evaluation.select:
+            self.best = selection.Best(run.folder / "checkpoints")
+            self.held_out = evaluate.scorer(run.deployed, run.source.held_out, run.task, run.settings.evaluation)
         self.classes = Table(run.folder / "pseudo_labels.csv", ("step", "class", "accuracy", "iou"), run.step)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -89,6 +94,8 @@ class Evaluate(keras.callbacks.Callback):
         if step % training.evaluate_every and step != training.steps:
             return
         score = self.scores()
+        if self.best:
+            self.best.offer(self.run.deployed, step, self.held_out()[self.run.task.measures[0]])
         watched, classes, one_class = self.watch()
         row = {**{name: score[name] for name in self.run.task.measures}, **watched}
         self.table.add({"step": step, **{name: f"{value:.5f}" for name, value in row.items()}})
@@ -121,7 +128,7 @@ def examples_row(run, index):
     """(contact-sheet row uint8 [h,w,3], name) of a validation example: image, and what its task shows of it."""
     examples = run.source.validation
     image, label = examples.image(index), examples.label(index).numpy()
-    logits = run.method.deployed(image[None], training=False)["logits"]
+    logits = run.deployed(image[None], training=False)["logits"]
     logits = tf.image.resize(tf.cast(logits, tf.float32), label.shape[:2])[0]
     panels = {"image": np.uint8(tf.image.resize(image, label.shape[:2]))}
     panels |= run.task.panels(label, logits, run.settings.task.palette)

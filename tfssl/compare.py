@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from tfssl import config, errors, evaluate, runs
 from tfssl.errors import UserError
+from tfssl.measures import RESAMPLES, bootstrap
 from tfssl.tables import read_table
 
 matplotlib.use("Agg")  # no display
@@ -29,7 +30,6 @@ from matplotlib import pyplot
 
 SAME = ("data", "task", "evaluation")  # sections in which all that is compared must agree
 BUDGET = ("steps", "labeled_batch", "unlabeled_batch", "precision")  # and what of `training`; rates may differ
-RESAMPLES = 2000
 COLUMNS = ("method", "mean", "deviation", "gain", "gain_deviation", "low", "high", "seconds_per_step", "seeds")
 
 
@@ -189,17 +189,14 @@ def paired_bootstrap(tallies, others, measure, resamples=RESAMPLES, seed=0):
     images are drawn with replacement, the same for both sides and all seeds (Efron's percentile interval), so the
     interval tells how far the gain depends on the images; what depends on the seeds is in the deviations.
     """
-    count = len(tallies[0])
-    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-
     def gain(weights):
         return np.mean([
             measure(np.tensordot(weights, one, 1)) - measure(np.tensordot(weights, other, 1))
             for one, other in zip(tallies, others, strict=True)
         ])  # fmt: skip
 
-    low, high = np.percentile([gain(weights) for weights in times], [2.5, 97.5])
-    return gain(np.ones(count, times.dtype)), low, high
+    count = len(tallies[0])
+    return gain(np.ones(count, np.int64)), *bootstrap(count, gain, resamples, seed)
 
 
 # The table and the figure.

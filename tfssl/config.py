@@ -90,8 +90,24 @@ class Training(Section):
 
 
 class Evaluation(Section):
-    protocol: Literal["whole"] = "whole"
+    """How networks are scored, see protocols.py. crop: of center_crop and sliding; short_side: of short_side."""
+
+    protocol: Literal["whole", "center_crop", "short_side", "sliding"] = "whole"
+    crop: tuple[pydantic.PositiveInt, pydantic.PositiveInt] | None = None
+    short_side: pydantic.PositiveInt | None = None
+    overlap: Annotated[float, pydantic.Field(ge=0, lt=1)] = 1 / 3
+    scales: Annotated[list[pydantic.PositiveFloat], pydantic.Field(min_length=1)] = [1.0]
+    flip: bool = False
+    network: str | None = None
+    select: Literal["held_out"] | None = None
     pictures: pydantic.NonNegativeInt = 8
+
+    @pydantic.model_validator(mode="after")
+    def complete(self):
+        needed = {"center_crop": "crop", "sliding": "crop", "short_side": "short_side"}.get(self.protocol)
+        if needed and getattr(self, needed) is None:
+            raise ValueError(f"protocol {self.protocol} needs {needed}")
+        return self
 
 
 class Export(Section):

@@ -5,44 +5,67 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import tensorflow as tf
 
-from tfssl import errors, runs
+from tfssl import errors, protocols, runs
 
 SETS = ("validation", "test", "held_out")
 
 
-def tallier(predict, examples, task):
-    """A function without arguments: what each example adds to the tally of `predict`, an array [N, ...].
+def predictions(network, examples, task, evaluation):
+    """A function index -> (label [h,w], activation [h,w,C], prediction [h,w]) of an example as the protocol has them.
 
-    predict: image [1,H,W,3] -> logits [1,H,W,C], traced once, however often the scores are asked for. Logits are
-    enlarged (bilinearly) to the label's size before the class is taken: the published protocol at original image
-    size, whatever size the network reads. Padding does not occur; ignored pixels are not counted.
+    network: images [B,H,W,3] -> {"logits"}. It is traced once, however often the function is called. Logits (of several
+    views their mean probabilities) are enlarged bilinearly to the label's size before the class is taken: the published
+    protocol at original image size, whatever size the network reads.
     """
+    prepare = protocols.prepare(evaluation)
+    predict, activated = protocols.predictor(lambda image: network(image, training=False)["logits"], task, evaluation)
 
     @tf.function(reduce_retracing=True)
+    def of_example(index):
+        image, label = prepare(examples.image(index), examples.label(index))
+        values = tf.cast(predict(image[None]), tf.float32)
+        values = tf.image.resize(values, tf.shape(label)[:2], method="bilinear")
+        activation = values if activated else task.activation(values)
+        return label, activation[0], task.decode(values)[0]
+
+    return lambda index: of_example(tf.constant(index, tf.int64))
+
+
+def tallier(network, examples, task, evaluation):
+    """A function without arguments: what each example adds to the tally of a network, an array [N, ...]."""
+    of_example = predictions(network, examples, task, evaluation)
+
     def tally(index):
-        label = examples.label(index)
-        logits = predict(examples.image(index)[None])
-        logits = tf.image.resize(tf.cast(logits, tf.float32), tf.shape(label)[:2], method="bilinear")
-        return task.tally(label, task.decode(logits)[0])
+        label, _, prediction = of_example(index)
+        return task.tally(label, prediction).numpy()
 
-    return lambda: np.stack([tally(tf.constant(index, tf.int64)).numpy() for index in range(examples.count)])
+    return lambda: np.stack([tally(index) for index in range(examples.count)])
 
 
-def scorer(predict, examples, task):
-    """A function without arguments: the scores of `predict` over all examples, as task.scores gives them."""
-    tallies = tallier(predict, examples, task)
+def scorer(network, examples, task, evaluation):
+    """A function without arguments: the scores of a network over all examples, as task.scores gives them."""
+    tallies = tallier(network, examples, task, evaluation)
     return lambda: task.scores(tallies().sum(0))
 
 
-def score_networks(networks, examples, task):
-    """The scores of each network by its role: {role: what task.scores gives}."""
-    return {role: scorer(logits_of(network), examples, task)() for role, network in networks.items()}
+def score(network, examples, task, evaluation):
+    """(scores, tallies [N, ...]) of a network, with all that takes longer: boundaries, calibration, an interval."""
+    of_example = predictions(network, examples, task, evaluation)
+    tallies, details = [], []
+    for index in range(examples.count):
+        label, activation, prediction = of_example(index)
+        tallies.append(task.tally(label, prediction).numpy())
+        details.append(task.details(label.numpy(), activation.numpy(), prediction.numpy()))
+    tallies = np.stack(tallies)
+    return {**task.scores(tallies.sum(0)), **task.detailed_scores(tallies, details)}, tallies
 
 
-def logits_of(network):
-    return lambda image: network(image, training=False)["logits"]
+def score_networks(networks, examples, task, evaluation):
+    """The scores of each network by its role: {role: scores}."""
+    return {role: score(network, examples, task, evaluation)[0] for role, network in networks.items()}
 
 
 def watcher(method, examples, task, held_out=True, most=64):
@@ -82,8 +105,40 @@ def watcher(method, examples, task, held_out=True, most=64):
     return watch
 
 
+def exported(kind, folder):
+    """The network that a run's folder has exported: images at their own size -> {"logits"}, here of its probabilities
+    the logarithm."""
+    place = runs.published(folder / "export").get(kind)
+    if place is None:
+        raise errors.UserError(f"{folder}: has no export as {kind}; make one by python -m tfssl.export {folder}")
+    probabilities = {"saved_model": _saved_model, "onnx": _onnx}[kind](place)
+
+    def network(image, training=False):
+        return {"logits": tf.math.log(tf.maximum(probabilities(image), 1e-30))}
+
+    return network
+
+
+def _saved_model(place):
+    signature = tf.saved_model.load(str(place)).signatures["probabilities"]
+    return lambda image: signature(image=tf.cast(image, tf.uint8))["probabilities"]
+
+
+def _onnx(place):
+    session = onnxruntime.InferenceSession(str(place))
+    channels = session.get_outputs()[-1].shape[-1]
+
+    def run(image):
+        return session.run(["probabilities"], {"image": image})[0]
+
+    def probabilities(image):
+        return tf.ensure_shape(tf.numpy_function(run, [image], tf.float32), [1, None, None, channels])
+
+    return probabilities
+
+
 def write_tallies(path, tallies, names, step):
-    """Image by image what the score of the network that ships is made of, for intervals over images; whole or not."""
+    """Image by image what the score of the reported network is made of, for intervals over images; whole or not."""
     partial = path.with_name(f".partial-{path.name}")
     np.savez(partial, tallies=tallies, names=names, step=step)
     partial.replace(path)
@@ -93,23 +148,29 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m tfssl.evaluate", description=__doc__)
     parser.add_argument("run", type=Path, help="the folder of a finished or interrupted run")
     parser.add_argument("--on", default="validation", choices=SETS)
+    parser.add_argument("--exported", choices=["saved_model", "onnx"], help="score what the run has exported, on "
+                        "images at their own size, in place of its networks")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="A.B=JSON", help="change the run's configuration")
     given = parser.parse_args(arguments)
-    run = runs.reopen(given.run, given.set)
+    run = runs.reopen(given.run, given.set, original_size=bool(given.exported))
+    if given.exported and not run.task.has_classes:
+        raise errors.UserError(f"--exported is for networks of classes, not for task.name {run.task.name}")
     examples = getattr(run.source, given.on)
     if examples is None:
         raise errors.UserError(f"{given.run}: its data has no {given.on} set; name one in data.{given.on}")
-    scored = run.method.scored
-    tallies = {role: tallier(logits_of(network), examples, run.task)() for role, network in scored.items()}
+    evaluation = run.settings.evaluation
+    scored = {given.exported: exported(given.exported, given.run)} if given.exported else run.scored
+    found = {role: score(network, examples, run.task, evaluation) for role, network in scored.items()}
     result = {"on": given.on, "images": examples.count, "step": run.step,
-              "networks": {role: run.task.scores(tally.sum(0)) for role, tally in tallies.items()}}  # fmt: skip
-    path = given.run / f"metrics_{given.on}.json"
+              "evaluation": evaluation.model_dump(mode="json"),
+              "networks": {role: scores for role, (scores, _) in found.items()}}  # fmt: skip
+    path = given.run / f"metrics_{'_'.join(filter(None, [given.on, given.exported]))}.json"
     runs.write_json(path, result)
-    if not given.set:  # what a comparison will take for this run's score
+    if not given.set and not given.exported:  # what a comparison will take for this run's score
         path_of_tallies = given.run / f"tallies_{given.on}.npz"
-        write_tallies(path_of_tallies, next(iter(tallies.values())), examples.names, run.step)
-    for role, score in result["networks"].items():
-        print(f"{role:12s} {run.task.summary(score)}")
+        write_tallies(path_of_tallies, next(iter(found.values()))[1], examples.names, run.step)
+    for role, scores in result["networks"].items():
+        print(f"{role:12s} {run.task.summary(scores)}")
     print(json.dumps({"wrote": str(path)}))
 
 

@@ -43,8 +43,9 @@ def fit(path, overrides=(), output_dir=None):
 
 
 def export_what_is_lacking(run):
-    exports = published(run.folder / "export")
+    exports = runs.published(run.folder / "export")
     if {name for name, wanted in run.settings.export if wanted} - exports.keys():
+        runs.take_best(run)
         exports |= export.export_run(run)
         report.write(run.folder)
     announce(run.folder / "report.html", exports)
@@ -114,10 +115,11 @@ def one_epoch(run):
 def finish(run, seconds):
     """Scores of all networks, pictures, exports, report."""
     settings, folder = run.settings, run.folder
-    networks = evaluate.score_networks(run.method.scored, run.source.validation, run.task)
+    runs.take_best(run)
+    networks = evaluate.score_networks(run.scored, run.source.validation, run.task, settings.evaluation)
     facts = {"steps": run.step, "seconds": round(seconds, 1), "method": settings.method.name}
-    deployed = next(iter(networks.values()))
-    metrics = {**deployed, **facts, "images": run.source.validation.count, "protocol": settings.evaluation.protocol,
+    reported = networks[run.reported]
+    metrics = {**reported, **facts, "images": run.source.validation.count, "protocol": settings.evaluation.protocol,
                "networks": {role: {**score, **facts} for role, score in networks.items()}}  # fmt: skip
     runs.write_json(folder / "metrics.json", metrics)
     draw_examples(run)
@@ -125,20 +127,13 @@ def finish(run, seconds):
         exports = export.export_run(run)
     finally:  # an export that is refused takes neither scores nor pictures with it
         page = report.write(folder)
-    print(f"{run.task.summary(deployed)} on {run.source.validation.count} validation images")
+    print(f"{run.task.summary(reported)} on {run.source.validation.count} validation images")
     announce(page, exports)
 
 
 def announce(page, exports):
     """The last line of a run: where the report and the exports are."""
     print(" ".join([f"report: {page}", *(f"{name}: {place}" for name, place in exports.items())]))
-
-
-def published(folder):
-    """{what: path} of the newest exports of a finished run."""
-    versions = sorted((folder / "saved_model").glob("[0-9]*"), key=lambda path: int(path.name))
-    onnx = folder / "onnx" / "model.onnx"
-    return ({"saved_model": versions[-1]} if versions else {}) | ({"onnx": onnx} if onnx.is_file() else {})
 
 
 def draw_examples(run):

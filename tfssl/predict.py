@@ -40,7 +40,7 @@ def segment(run, image, size=None):
     read = tf.cast(image, tf.float32)
     if size is not None:
         read = tf.image.resize(read, size, antialias=True)
-    logits = run.method.deployed(read[None], training=False)["logits"]
+    logits = run.deployed(read[None], training=False)["logits"]
     return run.task.decode(tf.image.resize(logits, image.shape[:2]))[0].numpy()
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from tfssl import config, networks, optimizers
+from tfssl import config, networks, optimizers, selection
 from tfssl.checkpoints import Checkpoints
 from tfssl.data.augment import LEAST_SIDE
 from tfssl.data.examples import Source
-from tfssl.data.sources import SOURCES
+from tfssl.data.sources import RESIZED, SOURCES
 from tfssl.errors import UserError
 from tfssl.methods import METHODS
 from tfssl.schedules import Polynomial
@@ -36,6 +36,25 @@ class Run:
     method: keras.Model
     checkpoints: Checkpoints
     strategy: tf.distribute.Strategy
+
+    @property
+    def scored(self):
+        """{role: network} of all that is scored, the one first that is reported."""
+        return {self.reported: self.method.scored[self.reported], **self.method.scored}
+
+    @property
+    def deployed(self):
+        """The network that ships: the one that is reported, or where that is no network of its own, the method's."""
+        return self.method.roles.get(self.reported, self.method.deployed)
+
+    @property
+    def reported(self):
+        """The role of the network whose scores are the run's: evaluation.network, else the one that ships."""
+        wanted = self.settings.evaluation.network
+        if wanted is not None and wanted not in self.method.scored:
+            raise UserError(f"evaluation.network is {wanted}, but {self.settings.method.name} has "
+                            f"{', '.join(self.method.scored)}")  # fmt: skip
+        return wanted or next(iter(self.method.scored))
 
     @property
     def step(self):
@@ -63,9 +82,11 @@ def resolve(settings, path):
     return config.parse({**settings.model_dump(), **update}, path)
 
 
-def make_source(settings):
+def make_source(settings, original_size=False):
     """The data of resolved settings; whatever is wrong with them is told here, before training."""
     own = dict(settings.data.model_extra)
+    if original_size and settings.data.source in RESIZED:
+        own["size"] = None
     takes = config.signature_model(SOURCES[settings.data.source]).model_fields
     if "classes" in takes:
         refuse_other_task(settings, "segmentation")
@@ -130,6 +151,8 @@ def build(settings, folder, source=None):
         raise UserError(f"data.crop is {list(settings.data.crop)}: strong views need {LEAST_SIDE} pixels a side")
     if source is not None and not source.resamples:
         refuse_other_noise(settings, method)
+    if source is not None and settings.evaluation.select:
+        selection.refuse_reported(source)
     if method.mixes and source is not None and source.unlabeled.count < training.unlabeled_batch:
         raise UserError(f"training.unlabeled_batch is {training.unlabeled_batch}, but there are only "
                         f"{source.unlabeled.count} unlabeled images: one would be mixed with itself")  # fmt: skip
@@ -196,31 +219,58 @@ def use_xla(settings):
     return bool(tf.config.list_physical_devices("GPU")) and not settings.deterministic if wanted == "auto" else wanted
 
 
-def reopen(folder, overrides=(), data=True):
-    """The run of a folder with its newest checkpoint restored."""
+def reopen(folder, overrides=(), data=True, original_size=False):
+    """The run of a folder with its newest checkpoint restored. original_size: images keep theirs, whatever training
+    resized them to."""
     folder = Path(folder)
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder}: no run there (it has no config.json)")
     settings = resolve(config.load(path, overrides), path)
-    run = build(settings, folder, make_source(settings) if data else None)
+    run = build(without_weights(settings), folder, make_source(settings, original_size) if data else None)
+    run.settings = settings
     if not run.checkpoints.restore():
         raise UserError(f"{folder}: no checkpoint to read in {folder / 'checkpoints'}; train it first")
+    take_best(run)
     return run
+
+
+def take_best(run):
+    """Where a network is chosen on held-out images, give the one that ships the weights it had when it was best."""
+    if run.settings.evaluation.select:
+        selection.Best(run.folder / "checkpoints").restore(run.deployed)
+
+
+def without_weights(settings):
+    """The settings with networks that begin at random: what a checkpoint will fill need not be fetched before."""
+    bare = [network.model_copy(update={"weights": None}) if "weights" in network.model_extra else network
+            for network in settings.networks]  # fmt: skip
+    return settings.model_copy(update={"networks": bare})
 
 
 def reading_size(settings):
     """(height, width) that images are resized to when they are read; None where each keeps its own."""
-    return settings.data.model_extra.get("size") if settings.data.source == "split_lists" else None
+    return settings.data.model_extra.get("size") if settings.data.source in RESIZED else None
 
 
 def plain_deployed(run):
     """The network that ships as a float32 network outside any strategy, whatever it was trained as."""
     keras.mixed_precision.set_global_policy("float32")
-    first = run.settings.networks[0]
-    network = networks.build(first.name, classes=run.task.channels, seed=0, **first.model_extra)
-    network.set_weights(run.method.deployed.get_weights())
-    return network
+    values = run.deployed.get_weights()
+    for section in run.settings.networks:  # of several the one that it was made as
+        known = section.model_extra | ({"weights": None} if "weights" in section.model_extra else {})
+        network = networks.build(section.name, classes=run.task.channels, seed=0, **known)
+        if [variable.shape for variable in network.weights] == [value.shape for value in values]:
+            network.set_weights(values)
+            return network
+    raise ValueError("no network of the configuration has the shapes of the one that ships")
+
+
+def published(folder):
+    """{what: path} of the newest exports of a finished run."""
+    versions = sorted((folder / "saved_model").glob("[0-9]*"), key=lambda path: int(path.name))
+    onnx = folder / "onnx" / "model.onnx"
+    return ({"saved_model": versions[-1]} if versions else {}) | ({"onnx": onnx} if onnx.is_file() else {})
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ and what a served network gives (`outputs`, under the two names in `served`: pix
 import numpy as np
 import tensorflow as tf
 
-from tfssl import losses, pictures
+from tfssl import losses, measures, pictures
 
 WHITE = 255.0
 LEAST_ERROR = 1e-10  # mean squared error, of 0..1: no PSNR is above 100 dB
@@ -85,8 +85,33 @@ class Segmentation:
             "per_class_accuracy": {
                 name: hit[k] / truth[k] if truth[k] else None for k, name in enumerate(self.classes)
             },
+            "per_class_pixels": {name: int(truth[k]) for k, name in enumerate(self.classes)},
+            "mean_class_accuracy": float(np.mean(hit[truth > 0] / truth[truth > 0])) if truth.any() else 0.0,
             "pixel_accuracy": float(hit.sum() / max(confusion.sum(), 1)),
             "one_class": self._one_class(confusion),
+        }
+
+    def details(self, label, activation, prediction):
+        """What one example adds to boundary IoU and calibration. Arrays [H, W], [H, W, C], [H, W]."""
+        known = label != self.ignore_index
+        correct = (label == prediction)[known]
+        return (measures.boundary_counts(label, prediction, self.channels, self.ignore_index),
+                measures.calibration_counts(correct, activation.max(-1)[known]))  # fmt: skip
+
+    def detailed_scores(self, tallies, details):
+        """Boundary IoU, calibration, and the 95 % interval of the mIoU over images; tallies [N, C, C]."""
+        boundary, calibration = (sum(parts) for parts in zip(*details, strict=True))
+        iou = {name: meet / either if either else None
+               for name, (meet, either) in zip(self.classes, boundary.tolist(), strict=True)}  # fmt: skip
+        known = [value for value in iou.values() if value is not None]
+        # of each image the hits, true and predicted pixels of each class: all that IoU is made of
+        parts = np.stack([np.diagonal(tallies, axis1=1, axis2=2), tallies.sum(2), tallies.sum(1)], axis=-1)
+        low, high = measures.bootstrap(len(parts), lambda weights: _miou(np.tensordot(weights, parts, 1)))
+        return {
+            "miou_interval": [low, high],
+            "boundary_iou": sum(known) / len(known) if known else 0.0,
+            "per_class_boundary_iou": iou,
+            "calibration_error": measures.calibration_error(calibration),
         }
 
     def _one_class(self, confusion):
@@ -97,7 +122,11 @@ class Segmentation:
         return self.classes[most] if collapsed else None
 
     def summary(self, score):
-        return f"mIoU {100 * score['miou']:6.2f} %   pixel accuracy {100 * score['pixel_accuracy']:6.2f} %"
+        interval = ""
+        if "miou_interval" in score:
+            low, high = score["miou_interval"]
+            interval = f" ({100 * low:.2f} to {100 * high:.2f})"
+        return f"mIoU {100 * score['miou']:6.2f} %{interval}   pixel accuracy {100 * score['pixel_accuracy']:6.2f} %"
 
     def outputs(self, logits):
         """{"mask": [B, H, W], uint8 or, of more than 256 classes, int32; "probabilities": [B, H, W, C]}."""
@@ -112,6 +141,13 @@ class Segmentation:
             "prediction": pictures.colorize(probability.argmax(-1), palette, self.ignore_index),
             "confidence": pictures.confidence_map(probability.max(-1)),
         }
+
+
+def _miou(parts):
+    """Mean IoU of [C, 3]: hits, true and predicted pixels of each class."""
+    hits, truth, predicted = parts.T
+    union = truth + predicted - hits
+    return float(np.mean(hits[union > 0] / union[union > 0])) if union.any() else 0.0
 
 
 class Regression:
@@ -163,6 +199,14 @@ class Regression:
     def scores(self, tally):
         """The mean over images of their PSNR, as denoising benchmarks report it."""
         return {"psnr": float(tally[0] / max(tally[1], 1))}
+
+    def details(self, label, activation, prediction):
+        """Nothing beside the tally."""
+
+    def detailed_scores(self, tallies, details):
+        """The 95 % interval of the mean PSNR over images."""
+        low, high = measures.bootstrap(len(tallies), lambda weights: self.scores(weights @ tallies)["psnr"])
+        return {"psnr_interval": [low, high]}
 
     def summary(self, score):
         return f"PSNR {score['psnr']:6.2f} dB"

@@ -17,3 +17,4 @@ SOURCES = {
     "tfds": tfds,
     "denoising": denoising,
 }
+RESIZED = ("image_folder", "split_lists", "voc", "cityscapes", "ade20k", "tfds")  # on reading, where they have a `size`
