@@ -86,7 +86,8 @@ class Training(Section):
     log_every: pydantic.PositiveInt = 20
     strategy: Literal["default", "one", "mirrored"] = "default"
     xla: bool | Literal["auto"] = "auto"
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    accumulate: pydantic.PositiveInt = 1
 
 
 class Evaluation(Section):

@@ -42,6 +42,21 @@ class AdamW(_Grouped, keras.optimizers.AdamW):
     """Keras's AdamW (decoupled decay, here as with SGD of kernels only) with learning-rate factors."""
 
 
+class LossScale(keras.optimizers.LossScaleOptimizer):
+    """Keras's dynamic loss scaling, in which a step whose gradients overflow moves nothing but counts: the data, the
+    schedules and the random keys go by the steps."""
+
+    def _stateful_handle_non_finite_grads(self):
+        super()._stateful_handle_non_finite_grads()
+        self.inner_optimizer.iterations.assign_add(1)
+
+
+def scaled(optimizer):
+    """The optimizer, with its losses scaled where the policy computes in float16, whose smallest gradients vanish."""
+    half = keras.mixed_precision.dtype_policy().compute_dtype == "float16"
+    return LossScale(optimizer) if half else optimizer
+
+
 def build(name, learning_rate, weight_decay, variables, head, head_factor):
     """The optimizer over exactly `variables`, built eagerly so that its slots exist before any checkpoint."""
     if name == "sgd":
@@ -49,6 +64,7 @@ def build(name, learning_rate, weight_decay, variables, head, head_factor):
     else:
         optimizer = AdamW(learning_rate, weight_decay=weight_decay)
         optimizer.exclude_from_weight_decay([variable for variable in variables if len(variable.shape) < 2])
-    optimizer.build(variables)
+    whole = scaled(optimizer)
+    whole.build(variables)
     optimizer.set_factors(head, head_factor)
-    return optimizer
+    return whole

@@ -20,10 +20,22 @@ def fold(key, number):
 
 
 def step_key(seed, step):
-    """The key of one training step on this replica."""
+    """The key of one training step on this replica, and in this part of the step."""
     replica = tf.distribute.get_replica_context()
     number = replica.replica_id_in_sync_group if replica is not None else 0
+    part_number, parts = getattr(_current, "part", (0, 1))
+    number = number * parts + part_number
     return fold(fold(tf.constant([0, seed], tf.int32), step), number)
+
+
+@contextlib.contextmanager
+def part(number, count):
+    """Within this block keys are those of part `number` of `count` in which a replica does a step."""
+    _current.part = (number, count)
+    try:
+        yield
+    finally:
+        del _current.part
 
 
 @contextlib.contextmanager

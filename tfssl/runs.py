@@ -145,8 +145,9 @@ def build(settings, folder, source=None):
         method.compile(optimizer=make_optimizer(training, rate, method.minimised), jit_compile=False)
         for name, moved in method.also_minimised.items():
             method.further_optimizers[name] = make_optimizer(training, rate, moved)
-        devices = strategy.num_replicas_in_sync
-        method.refuse_batch(settings.data.crop, training.labeled_batch // devices, training.unlabeled_batch // devices)
+        method.parts = training.accumulate
+        shares = strategy.num_replicas_in_sync * training.accumulate
+        method.refuse_batch(settings.data.crop, training.labeled_batch // shares, training.unlabeled_batch // shares)
     if method.strong_views and min(settings.data.crop) < LEAST_SIDE:
         raise UserError(f"data.crop is {list(settings.data.crop)}: strong views need {LEAST_SIDE} pixels a side")
     if source is not None and not source.resamples:
@@ -204,11 +205,13 @@ def make_strategy(training):
     accelerators = tf.config.list_logical_devices("GPU")
     devices = accelerators or tf.config.list_logical_devices("CPU")
     several = len(accelerators) > 1 if training.strategy == "default" else training.strategy == "mirrored"
+    shares = training.accumulate * (len(devices) if several else 1)
+    for key in ("labeled_batch", "unlabeled_batch"):
+        if getattr(training, key) % shares:
+            raise UserError(f"training.{key} is {getattr(training, key)}: make it a multiple of {shares}, "
+                            f"{len(devices) if several else 1} device(s) by training.accumulate")  # fmt: skip
     if not several:
         return tf.distribute.get_strategy()
-    for key in ("labeled_batch", "unlabeled_batch"):
-        if getattr(training, key) % len(devices):
-            raise UserError(f"training.{key} is {getattr(training, key)}: make it a multiple of {len(devices)} devices")
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from pydantic import Field
 
 from tfssl import losses
-from tfssl.ema import follow, twin, warmed_up
+from tfssl.ema import twin, warmed_up
 from tfssl.heads import discriminator
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.methods.base import SemiSupervised, chain, unchain
@@ -104,7 +104,7 @@ class Adversarial(SemiSupervised):
         optimizer = self.further_optimizers["discriminator"]
         minimised |= self.minimize(discriminate, [self.discriminator], optimizer)[0]
         if self.ema_decay:
-            follow(self.average, self.network, warmed_up(self.ema_decay, step))
+            self.follow(self.average, self.network, warmed_up(self.ema_decay, step))
         return self.track(minimised, **watched)
 
     # The parts of a step.

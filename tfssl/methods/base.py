@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfssl import mixing, randomness
+from tfssl import ema, mixing, optimizers, randomness
 from tfssl.errors import UserError
+from tfssl.methods import parts
 from tfssl.methods.gradient_shares import gradient_sizes, last_kernels, share_of
 from tfssl.schedules import Polynomial
 
@@ -41,10 +42,11 @@ class SemiSupervised(keras.Model):
 
     def __init__(self, task, *, steps, seed=0, xla=False, probe_every=0, terms=None):
         """probe_every: steps between two measurements of the gradient shares of the terms, 0: none; terms: where they
-        depend on options."""
+        depend on options. What trains the method may set `parts`, in how many a step does its batch."""
         super().__init__()
         self.terms = terms or self.terms
         self.task, self.steps, self.seed, self.xla, self.probe_every = task, steps, seed, xla, probe_every
+        self.parts = 1
         self.roles, self.heads, self.memories, self.further_optimizers = {}, {}, [], {}
         self.shares = tuple(share_of(term) for term in self.terms) if probe_every and len(self.terms) > 1 else ()
         self.trackers = {name: keras.metrics.Mean(name=name) for name in self.logged}
@@ -152,6 +154,11 @@ class SemiSupervised(keras.Model):
             return mixing.classmix(key, label, image, *others, **known)
         return mixing.cutmix(key, image, *others) if self.mix == "cutmix" else (image, *others)
 
+    def follow(self, target, source, *options):
+        """ema.follow, once in a step: not after those parts of a batch whose gradients only add up."""
+        if parts.last():
+            ema.follow(target, source, *options)
+
     def minimize(self, losses, networks, optimizer):
         """One optimizer step on the sum of the loss terms over the trainable variables of `networks`.
 
@@ -183,14 +190,16 @@ class SemiSupervised(keras.Model):
         for term, size in sizes.items():
             share = tf.math.divide_no_nan(size, together)  # of this move: other moves teach other networks
             self.trackers[share_of(term)].update_state(share, sample_weight=tf.cast(probe, tf.float32))
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        gradients = parts.summed(gradients)
+        if parts.last():
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
         for network in networks:
             average_statistics(network)
         return terms, extras
 
     def own_adam(self, head, rate):
         """Adam over one head with a rate of its own that decays as all do: for what judges the networks."""
-        optimizer = keras.optimizers.Adam(Polynomial(rate, [0, self.steps]))
+        optimizer = optimizers.scaled(keras.optimizers.Adam(Polynomial(rate, [0, self.steps])))
         optimizer.build(head.trainable_variables)
         return optimizer
 
@@ -233,7 +242,7 @@ class SemiSupervised(keras.Model):
         """Nothing: all is built already. Keras 3 would sum a batch over replicas here, and fails on booleans."""
 
     def train_step(self, batch):
-        return self.step_function(batch)
+        return self.step_function(batch) if self.parts == 1 else parts.in_parts(self.step_function, batch, self.parts)
 
     def call(self, image, training=False):
         return self.deployed(image, training=training)

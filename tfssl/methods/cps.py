@@ -5,7 +5,7 @@ from typing import Literal
 import tensorflow as tf
 
 from tfssl import losses
-from tfssl.ema import follow, twin, warmed_up
+from tfssl.ema import twin, warmed_up
 from tfssl.kinds import Share, Weight
 from tfssl.methods.base import SemiSupervised, chain, refuse_equal, unchain
 from tfssl.randomness import fold, noise
@@ -68,7 +68,7 @@ class CrossPseudo(SemiSupervised):
 
         minimised, (used, variation) = self.minimize(terms, self.networks, self.optimizer)
         if self.ema_decay:
-            follow(self.average, self.networks[0], warmed_up(self.ema_decay, step))
+            self.follow(self.average, self.networks[0], warmed_up(self.ema_decay, step))
         return self.track(minimised, used_pixels=used, total_variation=variation)
 
     # The parts of a step.

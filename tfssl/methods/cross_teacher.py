@@ -7,7 +7,7 @@ import tensorflow as tf
 from pydantic import Field
 
 from tfssl import losses
-from tfssl.ema import follow, twin, warmed_up
+from tfssl.ema import twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.memory import LabeledQueues
@@ -120,7 +120,7 @@ class CrossTeacher(FeatureContrasts):
         for bank, keys in zip(self.banks, fresh, strict=True):
             bank.push(*keys)
         for teacher, student in zip(self.teachers, self.students, strict=True):
-            follow(teacher, student, warmed_up(self.ema_decay, step))
+            self.follow(teacher, student, warmed_up(self.ema_decay, step))
         return self.track(minimised, **watched, **fill)
 
     # The parts of a step.

@@ -6,7 +6,7 @@ import tensorflow as tf
 from pydantic import Field
 
 from tfssl import losses, schedules
-from tfssl.ema import follow, twin, warmed_up
+from tfssl.ema import twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.heads import flaw_detector
 from tfssl.kinds import Amount, Share, Weight
@@ -159,7 +159,7 @@ class GCT(FlawGuided):
 
     def follow_network(self, step):
         if self.average is not None:
-            follow(self.average, self.networks[0], warmed_up(self.ema_decay, step))
+            self.follow(self.average, self.networks[0], warmed_up(self.ema_decay, step))
 
     def study(self, k, image, key):
         """Network k's logits in training; both see the same images, each draws noise of its own."""

@@ -5,7 +5,7 @@ from typing import Literal
 import tensorflow as tf
 
 from tfssl import losses
-from tfssl.ema import follow, trainable_twin, twin, warmed_up
+from tfssl.ema import trainable_twin, twin, warmed_up
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.methods.base import SemiSupervised, chain, unchain
 from tfssl.randomness import fold, noise
@@ -83,7 +83,7 @@ class GTA(SemiSupervised):
             lambda: (self.teach(self.student, STUDENT, "labels", batch, None, fold(key, SECOND)), ()),
             [self.student], self.optimizer,
         )  # fmt: skip
-        follow(self.teacher, self.student, warmed_up(self.ema_decay, step))
+        self.follow(self.teacher, self.student, warmed_up(self.ema_decay, step))
         return self.track(first | second)
 
     def learn(self, batch):
@@ -102,7 +102,7 @@ class GTA(SemiSupervised):
         )  # eq. 8
         self.transmit()  # eq. 9
         second, _ = self.minimize(on_labels, [self.student], self.optimizer)  # eq. 11
-        follow(self.teacher, self.student, warmed_up(self.ema_decay, step))  # eq. 12
+        self.follow(self.teacher, self.student, warmed_up(self.ema_decay, step))  # eq. 12
         return self.track(first | second, used_pixels=used)
 
     # The parts of a step.
@@ -137,7 +137,7 @@ class GTA(SemiSupervised):
         student, assistant = self.student, self.assistant
         if self.transmission == "encoder":
             student, assistant = (network.get_layer("encoder") for network in (student, assistant))
-        follow(student, assistant, self.transmission_decay, "keep")
+        self.follow(student, assistant, self.transmission_decay, "keep")
 
 
 def lessons(learns):

@@ -5,7 +5,7 @@ from typing import Literal
 import tensorflow as tf
 
 from tfssl import losses, schedules
-from tfssl.ema import follow, twin, warmed_up
+from tfssl.ema import twin, warmed_up
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.methods.base import chain, unchain
 from tfssl.methods.gct import RAMPS, Count, FlawGuided, Width
@@ -69,5 +69,5 @@ class GuidedMeanTeacher(FlawGuided):
 
         minimised, (predictions, used) = self.minimize(terms, [self.student], self.optimizer)
         minimised |= self.learn_flaws(image, label, predictions)
-        follow(self.teacher, self.student, warmed_up(self.ema_decay, step))
+        self.follow(self.teacher, self.student, warmed_up(self.ema_decay, step))
         return self.track(minimised, used_pixels=used)

@@ -5,7 +5,7 @@ from typing import Literal
 import tensorflow as tf
 
 from tfssl import losses, schedules
-from tfssl.ema import follow, twin, warmed_up
+from tfssl.ema import twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.methods.base import SemiSupervised, chain, unchain
@@ -79,7 +79,7 @@ class MeanTeacher(SemiSupervised):
             }, losses.masked_mean(sure, inside)
 
         minimised, used = self.minimize(terms, [self.student], self.optimizer)
-        follow(self.teacher, self.student, warmed_up(self.ema_decay, step))
+        self.follow(self.teacher, self.student, warmed_up(self.ema_decay, step))
         return self.track(minimised, used_pixels=used)
 
     def weight(self, sure, inside):

@@ -5,7 +5,7 @@ from typing import Literal
 import tensorflow as tf
 
 from tfssl import losses
-from tfssl.ema import follow, twin, warmed_up
+from tfssl.ema import twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.kinds import Amount, Share, Weight
 from tfssl.memory import Prototypes
@@ -172,7 +172,7 @@ class RobustMutual(SemiSupervised):
 
     def follow_students(self, step):
         for teacher, student in zip(self.teachers, self.students, strict=True):
-            follow(teacher, student, warmed_up(self.ema_decay, step), self.teacher_statistics)
+            self.follow(teacher, student, warmed_up(self.ema_decay, step), self.teacher_statistics)
 
     def gather_prototypes(self, batch):
         """Add a batch to the plain mean of the prototypes, for a full pass before a stage."""

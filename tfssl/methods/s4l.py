@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfssl import losses
-from tfssl.ema import follow, twin, warmed_up
+from tfssl.ema import twin, warmed_up
 from tfssl.kinds import Share, Weight
 from tfssl.methods.base import SemiSupervised, chain
 from tfssl.randomness import fold, noise
@@ -69,7 +69,7 @@ class S4L(SemiSupervised):
 
         minimised, _ = self.minimize(terms, [self.network, self.head], self.optimizer)
         if self.ema_decay:
-            follow(self.average, self.network, warmed_up(self.ema_decay, step))
+            self.follow(self.average, self.network, warmed_up(self.ema_decay, step))
         return self.track(minimised)
 
     # The parts of a step.

@@ -1,6 +1,6 @@
 """Supervised learning on the labeled images alone: the yardstick of every other method."""
 
-from tfssl.ema import follow, twin, warmed_up
+from tfssl.ema import twin, warmed_up
 from tfssl.kinds import Share
 from tfssl.methods.base import SemiSupervised
 from tfssl.randomness import noise
@@ -36,5 +36,5 @@ class Supervised(SemiSupervised):
 
         terms, _ = self.minimize(losses, [self.network], self.optimizer)
         if self.ema_decay:
-            follow(self.average, self.network, warmed_up(self.ema_decay, step))
+            self.follow(self.average, self.network, warmed_up(self.ema_decay, step))
         return self.track(terms)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from pydantic import Field
 
 from tfssl import losses
-from tfssl.ema import follow, twin, warmed_up
+from tfssl.ema import twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.heads import representation_head
 from tfssl.kinds import Amount, Count, Share, Weight
@@ -180,9 +180,9 @@ class U2PL(SemiSupervised):
             return output["logits"], self.projection(output["features"], training=True)
 
     def follow_student(self, step):
-        follow(self.teacher, self.student, warmed_up(self.ema_decay, step), self.statistics)
+        self.follow(self.teacher, self.student, warmed_up(self.ema_decay, step), self.statistics)
         since = tf.maximum(step - self.warm_up, 0)  # it first learns, and gathers statistics, after the warm-up
-        follow(self.projection_teacher, self.projection, warmed_up(self.ema_decay, since), self.statistics)
+        self.follow(self.projection_teacher, self.projection, warmed_up(self.ema_decay, since), self.statistics)
 
     # What the user should know before.
 

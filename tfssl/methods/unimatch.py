@@ -6,7 +6,7 @@ import tensorflow as tf
 from pydantic import Field
 
 from tfssl import losses
-from tfssl.ema import follow, twin, warmed_up
+from tfssl.ema import twin, warmed_up
 from tfssl.kinds import Share, Weight
 from tfssl.methods.base import SemiSupervised, chain, unchain
 from tfssl.randomness import fold, noise
@@ -72,7 +72,7 @@ class UniMatch(SemiSupervised):
 
         minimised, used = self.minimize(terms, [self.network], self.optimizer)
         if self.ema_decay:
-            follow(self.average, self.network, warmed_up(self.ema_decay, step))
+            self.follow(self.average, self.network, warmed_up(self.ema_decay, step))
         return self.track(minimised, used_pixels=used)
 
     # The parts of a step.
