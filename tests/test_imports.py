@@ -17,7 +17,7 @@ LAYERS = [
     ["tasks", "report_data"],
     ["methods"],
     ["runs"],
-    ["alarms", "evaluate", "export", "report", "predict", "datasheet"],
+    ["alarms", "evaluate", "export", "report", "predict", "datasheet", "dry_run"],
     ["callbacks", "compare"],
     ["fit"],
 ]  # fmt: skip

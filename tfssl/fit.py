@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfssl import callbacks, config, errors, evaluate, export, report, runs
 from tfssl.alarms import Alarms
-from tfssl.data.streams import paired_stream
+from tfssl.dry_run import dry_run
 from tfssl.pictures import save_png
 
 
@@ -78,28 +78,18 @@ def train(run):
     writer = tf.summary.create_file_writer(str(run.folder / "tensorboard"))
     alarms = Alarms(run.folder / "alarms.csv", run.step)
     log = callbacks.Log(run, writer, alarms)
-    beside = [callbacks.Phases(run, lambda: batches(run, 0, one_epoch(run))), log,
+    data = functools.partial(runs.batches, run)
+    beside = [callbacks.Phases(run, lambda: data(0, one_epoch(run))), log,
               callbacks.Evaluate(run, writer, alarms), callbacks.Save(run)]  # fmt: skip
     while run.step < training.steps:  # first what is left of a cut epoch, then all the others at once
         length = min(training.evaluate_every - run.step % training.evaluate_every, training.steps - run.step)
         whole = (training.steps - run.step) // training.evaluate_every if length == training.evaluate_every else 1
         first = run.step // training.evaluate_every
-        run.method.fit(batches(run, run.step, run.step + whole * length), initial_epoch=first, epochs=first + whole,
+        run.method.fit(runs.batches(run, run.step, run.step + whole * length), initial_epoch=first, epochs=first + whole,
                        steps_per_epoch=length, callbacks=beside, shuffle=False,
                        verbose=1 if os.isatty(1) else 2)  # fmt: skip
     writer.close()
     return log.seconds
-
-
-def batches(run, start, stop):
-    """The paired batches start..stop-1 of a run, as its method wants them."""
-    settings, training = run.settings, run.settings.training
-    return paired_stream(
-        run.source, seed=settings.seed, start=start, stop=stop, labeled_batch=training.labeled_batch,
-        unlabeled_batch=training.unlabeled_batch if run.method.uses_unlabeled else 0,
-        strong_views=run.method.strong_views, crop=settings.data.crop, ignore_index=run.task.ignore_index,
-        weak=settings.data.weak.model_dump(), strong=settings.data.strong.model_dump(),
-    )  # fmt: skip
 
 
 def one_epoch(run):
@@ -153,9 +143,14 @@ def main(arguments=None):
     parser.add_argument("--set", action="append", default=[], metavar="A.B.C=JSON",
                         help="change one value of the file; any number of times")  # fmt: skip
     parser.add_argument("--output-dir", help="the run's folder (default: runs/<name of the file>)")
+    parser.add_argument("--dry-run", action="store_true", help="build everything, make two steps on stand-in images, "
+                        "tell what they need, stop; no data is read, nothing downloaded or written")  # fmt: skip
     given = parser.parse_args(arguments)
     try:
-        fit(given.config, given.set, given.output_dir)
+        if given.dry_run:
+            dry_run(given.config, given.set)
+        else:
+            fit(given.config, given.set, given.output_dir)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

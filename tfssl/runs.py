@@ -16,6 +16,7 @@ from tfssl.checkpoints import Checkpoints
 from tfssl.data.augment import LEAST_SIDE
 from tfssl.data.examples import Source
 from tfssl.data.sources import RESIZED, SOURCES
+from tfssl.data.streams import paired_stream
 from tfssl.errors import UserError
 from tfssl.methods import METHODS
 from tfssl.schedules import Polynomial
@@ -197,6 +198,17 @@ def make_optimizer(training, rate, moved):
         [variable for network in moved for variable in network.trainable_variables],
         [variable for network in moved for variable in networks.head_variables(network)],
         training.head_factor,
+    )  # fmt: skip
+
+
+def batches(run, start, stop):
+    """The paired batches start..stop-1 of a run, as its method wants them."""
+    settings, training = run.settings, run.settings.training
+    return paired_stream(
+        run.source, seed=settings.seed, start=start, stop=stop, labeled_batch=training.labeled_batch,
+        unlabeled_batch=training.unlabeled_batch if run.method.uses_unlabeled else 0,
+        strong_views=run.method.strong_views, crop=settings.data.crop, ignore_index=run.task.ignore_index,
+        weak=settings.data.weak.model_dump(), strong=settings.data.strong.model_dump(),
     )  # fmt: skip
 
 
