@@ -73,7 +73,11 @@ class Named(OpenSection):
 
 
 class Training(Section):
+    """epochs: passes over the unlabeled images, or the labeled ones of a method that has no use for others; where it is
+    given it decides `steps`."""
+
     steps: pydantic.PositiveInt = 1000
+    epochs: pydantic.PositiveFloat | None = None
     labeled_batch: pydantic.PositiveInt = 4
     unlabeled_batch: pydantic.PositiveInt = 4
     optimizer: Literal["sgd", "adamw"] = "sgd"

@@ -29,8 +29,9 @@ def dry_run(path, overrides=()):
     told = ", ".join(f"{name} {value:.4g}" for name, value in logged.items() if name in run.method.terms)
     height, width = settings.data.crop
     print(f"two steps at crop {height} x {width}: {told}")
-    print(f"the second took {seconds:.2f} s here, so {1 / seconds:.2g} steps a second and "
-          f"{hours(seconds * settings.training.steps)} for {settings.training.steps:,} of them")  # fmt: skip
+    of_all = f" and {hours(seconds * settings.training.steps)} for {settings.training.steps:,} of them"
+    of_all = of_all if settings.training.epochs is None else "; how many follow from the number of images"
+    print(f"the second took {seconds:.2f} s here, so {1 / seconds:.2g} steps a second{of_all}")
     print(f"most memory of this process so far: {peak():,.0f} MB")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -118,12 +119,19 @@ def _refuse_ignored_class(ignore_index, classes):
 
 
 def complete(settings, source):
-    """The settings with what the source decides: the classes and their colours, and the scale where none is given."""
+    """The settings with what the source decides: the classes and their colours, the scale where none is given, and the
+    steps of so many epochs."""
     _refuse_ignored_class(settings.task.ignore_index, source.classes)
     task = settings.task.model_copy(update={"classes": list(source.classes), "palette": list(source.palette)})
     scale = settings.data.weak.scale or ((0.5, 1.5) if source.resamples else (1.0, 1.0))
     weak = settings.data.weak.model_copy(update={"scale": scale})
-    return settings.model_copy(update={"task": task, "data": settings.data.model_copy(update={"weak": weak})})
+    training = settings.training
+    if training.epochs is not None:
+        learned = "unlabeled" if METHODS[settings.method.name].uses_unlabeled else "labeled"
+        count, batch = getattr(source, learned).count, getattr(training, f"{learned}_batch")
+        training = training.model_copy(update={"steps": math.ceil(training.epochs * count / batch)})
+    data = settings.data.model_copy(update={"weak": weak})
+    return settings.model_copy(update={"task": task, "data": data, "training": training})
 
 
 def build(settings, folder, source=None):
