@@ -78,16 +78,15 @@ def train(run):
     writer = tf.summary.create_file_writer(str(run.folder / "tensorboard"))
     alarms = Alarms(run.folder / "alarms.csv", run.step)
     log = callbacks.Log(run, writer, alarms)
-    data = functools.partial(runs.batches, run)
-    beside = [callbacks.Phases(run, lambda: data(0, one_epoch(run))), log,
+    beside = [callbacks.Phases(run, lambda: runs.batches(run, 0, one_epoch(run))), log,
               callbacks.Evaluate(run, writer, alarms), callbacks.Save(run)]  # fmt: skip
     while run.step < training.steps:  # first what is left of a cut epoch, then all the others at once
         length = min(training.evaluate_every - run.step % training.evaluate_every, training.steps - run.step)
         whole = (training.steps - run.step) // training.evaluate_every if length == training.evaluate_every else 1
         first = run.step // training.evaluate_every
-        run.method.fit(runs.batches(run, run.step, run.step + whole * length), initial_epoch=first, epochs=first + whole,
-                       steps_per_epoch=length, callbacks=beside, shuffle=False,
-                       verbose=1 if os.isatty(1) else 2)  # fmt: skip
+        data = runs.batches(run, run.step, run.step + whole * length)
+        run.method.fit(data, initial_epoch=first, epochs=first + whole, steps_per_epoch=length, callbacks=beside,
+                       shuffle=False, verbose=1 if os.isatty(1) else 2)  # fmt: skip
     writer.close()
     return log.seconds
 
