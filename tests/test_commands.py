@@ -20,7 +20,7 @@ from tests.runs_for_tests import (
     write_configuration,
     write_data,
 )
-from tfssl import callbacks, config, errors, evaluate, export, fit, parity, runs
+from tfssl import callbacks, config, errors, evaluate, export, fit, folders, parity, runs
 
 ROLES = ["teacher_1", "teacher_2", "student_1", "student_2"]
 
@@ -297,7 +297,7 @@ def test_two_processes_do_not_train_in_one_folder(unexported, capsys):
     path, folder = unexported
     source = SimpleNamespace(classes=CLASSES, palette=PALETTE, resamples=True)
     settings = runs.complete(runs.resolve(config.load(path), path), source)
-    with runs.claim(folder, settings):
+    with folders.claim(folder, settings):
         call_and_fail(capsys, fit.main, path, "--output-dir", folder, says=[str(folder), "another process is training"])
     call(fit.main, path, "--output-dir", folder)
 

@@ -14,7 +14,7 @@ LAYERS = [
     ["errors", "kinds", "randomness", "resizing", "tables"],
     ["losses", "ema", "mixing", "memory", "heads", "schedules", "config", "optimizers", "checkpoints", "pictures",
      "figures", "parity", "data", "networks", "measures", "protocols", "selection"],
-    ["tasks", "report_data"],
+    ["tasks", "report_data", "folders"],
     ["methods"],
     ["runs"],
     ["alarms", "evaluate", "export", "report", "predict", "datasheet", "dry_run"],

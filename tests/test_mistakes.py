@@ -19,7 +19,7 @@ from tests.runs_for_tests import (
     write_data,
     write_list,
 )
-from tfssl import callbacks, config, errors, evaluate, export, fit, predict, runs
+from tfssl import callbacks, config, errors, evaluate, export, fit, folders, predict, runs
 
 MUTUAL = {"name": "robust_mutual"}
 TINY = {"name": "tiny"}
@@ -290,7 +290,7 @@ def test_a_mended_configuration_may_use_the_same_folder(root, tmp_path, capsys, 
     path = write_configuration(tmp_path / "run.json", configuration(root, **MISTAKES[name].sections))
     fails(capsys, fit.main, path, "--output-dir", tmp_path / "run")
     write_configuration(path, configuration(root))
-    with runs.claim(tmp_path / "run", runs.resolve(config.load(path), path)):
+    with folders.claim(tmp_path / "run", runs.resolve(config.load(path), path)):
         pass
 
 
@@ -344,7 +344,7 @@ def test_commands_on_a_folder_without_a_run(tmp_path, capsys, main):
 def test_commands_on_a_run_without_a_checkpoint(root, tmp_path, capsys, main):
     path = write_configuration(tmp_path / "run.json", configuration(root))
     settings = runs.resolve(config.load(path), path)
-    with runs.claim(tmp_path / "run", settings):
+    with folders.claim(tmp_path / "run", settings):
         pass
     images = [root / image_name(8)] if main is predict.main else []
     last, _ = fails(capsys, main, tmp_path / "run", *images)

@@ -20,7 +20,7 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 
-from tfssl import config, errors, evaluate, runs
+from tfssl import config, errors, evaluate, folders, runs
 from tfssl.errors import UserError
 from tfssl.measures import RESAMPLES, bootstrap
 from tfssl.tables import read_table
@@ -47,7 +47,7 @@ class Candidate:
 
 def compare(paths, seeds, folder, on="test", twin=None, overrides=()):
     """Train, score and compare the configurations; the folder with comparison.md, .csv and .png."""
-    runs.make_folder(folder)
+    folders.make_folder(folder)
     candidates = [prepare(path, overrides, on) for path in paths]
     refuse_unlike(candidates)
     twin = choose_twin(candidates, twin)
@@ -84,8 +84,9 @@ def refuse_unlike(candidates):
         for section in (*SAME, "training"):
             one, two = (section_of(each, section) for each in (first, other))
             if one != two:
-                raise UserError(f"{other.path}: {runs.difference(section, two, one)} as in {first.path}; a comparison "
-                                "needs the same data, steps and evaluation")  # fmt: skip
+                told = folders.difference(section, two, one)
+                raise UserError(f"{other.path}: {told} as in {first.path}; a comparison needs the same data, steps and "
+                                "evaluation")  # fmt: skip
 
 
 def section_of(candidate, section):
@@ -112,7 +113,7 @@ def finish(candidate, seed, on, overrides):
     path = folder / f"tallies_{on}.npz"
     if path.is_file() and np.load(path)["step"] == candidate.settings.training.steps:
         wanted = candidate.settings.model_copy(update={"seed": seed}).model_dump(mode="json")
-        runs.refuse_change(folder, config.read_json(folder / "config.json"), wanted)
+        folders.refuse_change(folder, config.read_json(folder / "config.json"), wanted)
     else:
         sets = [word for text in (*overrides, f"seed={seed}") for word in ("--set", text)]
         print(f"== {folder}", flush=True)

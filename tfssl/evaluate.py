@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import tensorflow as tf
 
-from tfssl import errors, protocols, runs
+from tfssl import errors, folders, protocols, runs
 
 SETS = ("validation", "test", "held_out")
 
@@ -108,7 +108,7 @@ def watcher(method, examples, task, held_out=True, most=64):
 def exported(kind, folder):
     """The network that a run's folder has exported: images at their own size -> {"logits"}, here of its probabilities
     the logarithm."""
-    place = runs.published(folder / "export").get(kind)
+    place = folders.published(folder / "export").get(kind)
     if place is None:
         raise errors.UserError(f"{folder}: has no export as {kind}; make one by python -m tfssl.export {folder}")
     probabilities = {"saved_model": _saved_model, "onnx": _onnx}[kind](place)
@@ -165,7 +165,7 @@ def main(arguments=None):
               "evaluation": evaluation.model_dump(mode="json"),
               "networks": {role: scores for role, (scores, _) in found.items()}}  # fmt: skip
     path = given.run / f"metrics_{'_'.join(filter(None, [given.on, given.exported]))}.json"
-    runs.write_json(path, result)
+    folders.write_json(path, result)
     if not given.set and not given.exported:  # what a comparison will take for this run's score
         path_of_tallies = given.run / f"tallies_{given.on}.npz"
         write_tallies(path_of_tallies, next(iter(found.values()))[1], examples.names, run.step)

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from tfssl import callbacks, config, errors, evaluate, export, report, runs
+from tfssl import callbacks, config, errors, evaluate, export, folders, report, runs
 from tfssl.alarms import Alarms
 from tfssl.dry_run import dry_run
 from tfssl.pictures import save_png
@@ -26,7 +26,7 @@ def fit(path, overrides=(), output_dir=None):
     source = runs.make_source(settings)
     settings = runs.complete(settings, source)
     run = runs.build(settings, folder, source)
-    with runs.claim(folder, settings):
+    with folders.claim(folder, settings):
         restored = run.checkpoints.restore()
         done = restored and run.step == settings.training.steps
         if done and all((folder / name).is_file() for name in ("metrics.json", "report.html")):
@@ -43,7 +43,7 @@ def fit(path, overrides=(), output_dir=None):
 
 
 def export_what_is_lacking(run):
-    exports = runs.published(run.folder / "export")
+    exports = folders.published(run.folder / "export")
     if {name for name, wanted in run.settings.export if wanted} - exports.keys():
         runs.take_best(run)
         exports |= export.export_run(run)
@@ -110,7 +110,7 @@ def finish(run, seconds):
     reported = networks[run.reported]
     metrics = {**reported, **facts, "images": run.source.validation.count, "protocol": settings.evaluation.protocol,
                "networks": {role: {**score, **facts} for role, score in networks.items()}}  # fmt: skip
-    runs.write_json(folder / "metrics.json", metrics)
+    folders.write_json(folder / "metrics.json", metrics)
     draw_examples(run)
     try:
         exports = export.export_run(run)
