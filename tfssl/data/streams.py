@@ -43,10 +43,15 @@ def paired_stream(source, *, seed, start, stop, labeled_batch, unlabeled_batch, 
 
 def like_image(label, image):
     """A label [h, w] or [h, w, C] at the image's height and width, by nearest neighbour."""
-    channels = label if label.shape.rank == 3 else label[..., None]
-    resized = tf.image.resize(channels, tf.shape(image)[:2], method="nearest")
-    resized = tf.ensure_shape(resized, [*image.shape[:2], channels.shape[-1]])
-    return resized if label.shape.rank == 3 else resized[..., 0]
+    size = tf.shape(image)[:2]
+
+    def resized():
+        channels = label if label.shape.rank == 3 else label[..., None]
+        channels = tf.image.resize(channels, size, method="nearest")
+        return channels if label.shape.rank == 3 else channels[..., 0]
+
+    label = tf.cond(tf.reduce_all(tf.equal(tf.shape(label)[:2], size)), lambda: label, resized)
+    return tf.ensure_shape(label, [*image.shape[:2], *label.shape[2:]])
 
 
 def order(position, count, batch, key):
