@@ -125,8 +125,8 @@ def main():
         cores = 2 * given.batch / given.step / medians["paired"]
         print(f"| {case} | {medians['bound']:.0f} | {medians['weak']:.0f} | {ratios['weak']:.2f} | "
               f"{medians['paired']:.0f} | {ratios['paired']:.2f} | {cores:.1f} |", flush=True)  # fmt: skip
-    print(f"\nimages a second on one core; cores that feed a step of {given.step:g} s with {given.batch} labeled and as "
-          "many unlabeled images")  # fmt: skip
+    print(f"\nimages a second on one core; cores that feed a step of {given.step:g} s with {given.batch} labeled and "
+          "as many unlabeled images")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -150,6 +150,10 @@ MISTAKES = {
         "training.unlabeled_batch", "only 4", training={"unlabeled_batch": 5}, method=MUTUAL
     ),
     "XLA and determinism": changed("training.xla", "deterministic", training={"xla": True}),
+    "XLA and what devices say to each other": changed(
+        "training.xla", "batch_norm", training={"xla": True, "strategy": "mirrored", "labeled_batch": 2},
+        networks=[{"name": "deeplab_v2", "backbone": "resnet50", "batch_norm": "synchronized"}],
+    ),
     "too many networks": changed("networks", "give 1", networks=[TINY] * 2),
     "three networks for two": changed("networks", "robust_mutual", "1 or 2", networks=[TINY] * 3, method=MUTUAL),
     "no network": changed("networks", "give 1", networks=[]),

@@ -141,8 +141,8 @@ def build(settings, folder, source=None):
     training = settings.training
     with strategy.scope():
         learners = make_networks(settings, page.learners_of(settings.method.model_extra), task.channels)
-        method = page(learners, task, steps=training.steps, seed=settings.seed, xla=use_xla(settings),
-                      probe_every=training.log_every, **settings.method.model_extra)  # fmt: skip
+        method = page(learners, task, steps=training.steps, seed=settings.seed, probe_every=training.log_every,
+                      xla=use_xla(settings, strategy.num_replicas_in_sync), **settings.method.model_extra)  # fmt: skip
         rate = Polynomial(training.learning_rate, [*method.restarts(), training.steps],
                           warm_up=training.learning_rate_warm_up)  # fmt: skip
         method.compile(optimizer=make_optimizer(training, rate, method.minimised), jit_compile=False)
@@ -229,11 +229,17 @@ def make_strategy(training):
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
-def use_xla(settings):
-    wanted = settings.training.xla
-    if settings.deterministic and wanted is True:
-        raise UserError("training.xla and deterministic: TensorFlow turns XLA off for determinism; set one to false")
-    return bool(tf.config.list_physical_devices("GPU")) and not settings.deterministic if wanted == "auto" else wanted
+def use_xla(settings, replicas):
+    """Whether losses and gradients are compiled; "auto" is yes on a GPU, where TensorFlow can."""
+    wanted, reason = settings.training.xla, None
+    if settings.deterministic:
+        reason = "training.xla and deterministic: TensorFlow turns XLA off for determinism; set one to false"
+    elif replicas > 1 and any(network.model_extra.get("batch_norm") == "synchronized" for network in settings.networks):
+        reason = ("training.xla and networks[].batch_norm synchronized: on several devices TensorFlow cannot compile "
+                  "what they say to each other; set training.xla to false or batch_norm to local")  # fmt: skip
+    if wanted is True and reason:
+        raise UserError(reason)
+    return bool(tf.config.list_physical_devices("GPU")) and not reason if wanted == "auto" else wanted
 
 
 def reopen(folder, overrides=(), data=True, original_size=False):
