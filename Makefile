@@ -4,7 +4,7 @@ CONFIG ?= configs/robust_mutual.json
 ARGUMENTS ?=
 RUN = .venv/bin/python
 
-.PHONY: fit test test-slow lint clean
+.PHONY: fit test test-slow soak lint clean
 
 .venv: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -19,10 +19,13 @@ fit: .venv
 	$(RUN) -m tfssl.fit $(CONFIG) $(ARGUMENTS)
 
 test: .venv/with-tests
-	$(RUN) -m pytest -m "not slow" -n 2 --dist worksteal
+	$(RUN) -m pytest -m "not slow and not soak" -n 2 --dist worksteal
 
 test-slow: .venv/with-tests
 	$(RUN) -m pytest -m slow -n 2 --dist worksteal
+
+soak: .venv/with-tests
+	$(RUN) -m pytest -m soak
 
 lint: .venv/with-tests
 	.venv/bin/ruff check .

@@ -120,8 +120,12 @@ def exported(kind, folder):
 
 
 def _saved_model(place):
-    signature = tf.saved_model.load(str(place)).signatures["probabilities"]
-    return lambda image: signature(image=tf.cast(image, tf.uint8))["probabilities"]
+    loaded = tf.saved_model.load(str(place))  # its signatures alone do not keep its variables
+
+    def probabilities(image):
+        return loaded.signatures["probabilities"](image=tf.cast(image, tf.uint8))["probabilities"]
+
+    return probabilities
 
 
 def _onnx(place):
