@@ -38,7 +38,7 @@ def write_files(folder, size, kind, palette):
     lines = []
     for number in range(FILES):
         image = photographs[number % 2].resize(size[::-1]).rotate(number, fillcolor=(90, 90, 90))
-        image.save(folder / f"{number}.{kind}", quality=92)
+        image.save(folder / f"{number}.{kind}", quality=98)
         coarse = np.random.default_rng(number).integers(0, 19, (size[0] // 25 + 1, size[1] // 25 + 1), dtype=np.uint8)
         mask = Image.fromarray(np.kron(coarse, np.ones((25, 25), np.uint8))[: size[0], : size[1]])
         if palette:

@@ -112,7 +112,8 @@ def _cut(image, label, crop, window, mirrored, ignore_index):
         # The pixel that a pixel's centre falls into, in whole numbers: no rounding.
         rows, columns = (start[axis] + (2 * tf.range(inside[axis]) + 1) * length[axis] // (2 * inside[axis])
                          for axis in (0, 1))  # fmt: skip
-        label = laid(tf.gather(tf.gather(tf.cast(label, tf.int32), rows), columns, axis=1), ignore_index)
+        label = tf.transpose(tf.gather(tf.cast(label, tf.int32), rows))  # gathering columns takes three times as long
+        label = laid(tf.transpose(tf.gather(label, columns)), ignore_index)
     return image, label, valid
 
 
