@@ -11,6 +11,7 @@ def flaw_detector(channels, *, width=64, stride=32):
 
     Eight convolutions of 4 x 4 with 64-128-128-256-256-512-512-1 filters and strides 2-2-1-2-1-2-1-2, after each but
     the last batch norm (so those have no bias) and leaky ReLU of 0.2. Whoever calls it enlarges the map to H x W.
+    (The public code, PixelSSL, has instance norm for the second half of the channels.)
     width: filters of the first, of which all others are multiples. stride: of the map; below 32, the paper's, the last
     convolutions take no stride, so that small crops too have a map and not a point.
     """

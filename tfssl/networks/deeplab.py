@@ -112,7 +112,8 @@ def deeplab_v3_plus(
         separable: whether the head's convolutions of 3 x 3 are depthwise separable.
         cut: where the encoder ends: before the last convolution ("classifier"), or where the pyramid and the low-level
             map have been put together ("decoder"): then the classifier has the two convolutions of 3 x 3 too, and
-            D is feature_channels + low_level_channels. U2PL and GTA-Seg cut there.
+            D is feature_channels + low_level_channels. U2PL and GTA-Seg cut there. (U2PL's code puts the pyramid
+            together by a convolution of 3 x 3; ours, like the paper of DeepLabV3+, by one of 1 x 1.)
         dropout: probability to drop a value before the last convolution.
         stochastic_depth: probability to drop a residual branch of the backbone (arXiv:1603.09382); 0.2 is
             a "survival probability" of 0.8.
@@ -157,7 +158,7 @@ class _Head:
     def pyramid(self, x, channels, rates):
         """Atrous spatial pyramid pooling: one map at several scales, and its mean."""
         mean = keras.layers.GlobalAveragePooling2D(keepdims=True, name="pyramid_mean")(x)
-        # Without batch norm: a batch has but one vector per image here, too few to normalise by.
+        # A bias, where the paper has batch norm: a batch has but one vector per image here, too few to normalise by.
         mean = keras.layers.Conv2D(channels, 1, activation="relu", name="pyramid_mean_convolution")(mean)
         scales = [ResizeLike(name="pyramid_mean_upsample")([mean, x]), self.point(x, channels, "pyramid_point")]
         scales += [self.wide(x, channels, f"pyramid_rate{rate}", rate) for rate in rates]

@@ -20,6 +20,7 @@ def unet(
 ) -> keras.Model:
     """U-Net (Ronneberger et al., MICCAI 2015, arXiv:1505.04597), narrow, with the image among its features.
 
+    It goes down by strides in place of pooling, and up by plain enlargement and one convolution a level, not two.
     Where it has three channels to predict it starts near the identity, from the image to the same image in 0..1: like
     the denoisers that predict the noise alone (Zhang et al., arXiv:1608.03981), it has only to learn what to change.
 
