@@ -42,7 +42,8 @@ def test_every_configuration_is_valid_and_in_the_order_of_the_data(path):
     content = json.loads(path.read_text())
     assert list(content) == [key for key in ORDER if key in content] and content["about"].endswith(".")
     settings = runs.resolve(config.load(path), path)
-    assert settings.method.name == path.stem.removesuffix(DENOISE)
+    if path.parent.name != "paper":  # those are named after the paper and its data
+        assert settings.method.name == path.stem.removesuffix(DENOISE)
 
 
 YARDSTICKS = {"cutmix", "mean_teacher", "robust_mutual", "supervised"}

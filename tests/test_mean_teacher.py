@@ -64,7 +64,10 @@ def test_without_ramp_up_consistency_has_its_weight_from_the_first_step():
     assert logged["consistency"] > 0
 
 
-@pytest.mark.parametrize(("ramp", "rise"), [("sigmoid", np.exp(-5 * (3 / 4) ** 2)), ("linear", 1 / 4)])
+@pytest.mark.parametrize(
+    ("ramp", "rise"),
+    [("sigmoid", np.exp(-5 * (3 / 4) ** 2)), ("cosine", 0.5 - 0.5 * np.cos(np.pi / 4)), ("linear", 1 / 4)],
+)
 def test_how_the_consistency_rises(ramp, rise):
     """After one step of a ramp-up of four, against no ramp-up."""
     batch, found = make_batch(), []

@@ -12,7 +12,7 @@ from tfssl.methods.base import SemiSupervised, chain, unchain
 from tfssl.randomness import fold, noise
 
 MIX, NOISE = 1, 2  # what the random keys of a step are for
-RAMPS = {"sigmoid": schedules.sigmoid_ramp, "linear": schedules.linear_ramp}
+RAMPS = {"sigmoid": schedules.sigmoid_ramp, "cosine": schedules.cosine_ramp, "linear": schedules.linear_ramp}
 
 
 class MeanTeacher(SemiSupervised):
@@ -40,7 +40,7 @@ class MeanTeacher(SemiSupervised):
                  confidence: Literal["selects", "weighs_images", "weighs_batch"] = "selects",
                  mix: Literal["none", "cutmix", "classmix"] = "none",
                  student_view: Literal["strong", "weak"] = "strong", ramp_up: Amount = 0.1,
-                 ramp: Literal["sigmoid", "linear"] = "sigmoid", **shared):  # fmt: skip
+                 ramp: Literal["sigmoid", "cosine", "linear"] = "sigmoid", **shared):  # fmt: skip
         super().__init__(task, **shared)
         if not task.has_classes and (threshold or consistency == "cross_entropy" or mix == "classmix"):
             raise UserError(f"method: task {task.name} has neither confidence nor hard labels; set threshold to 0, "
