@@ -16,8 +16,9 @@ from typing import Annotated, Literal
 import pydantic
 import tensorflow as tf
 
-from tfssl.data.check import BYTES, CLASSES, Pair, check, decode_image, decode_label
+from tfssl.data.check import BYTES, CLASSES, Pair, check
 from tfssl.data.examples import Examples, Source
+from tfssl.data.files import decode_image, decode_label
 from tfssl.data.palettes import default_palette
 from tfssl.errors import UserError, attempt, raise_all
 
