@@ -16,11 +16,13 @@ ORIENTATION, UPRIGHT = 0x0112, (None, 0, 1)  # the EXIF tag of a picture that is
 
 @dataclass(frozen=True)
 class Finding:
-    """What is in a file: its pixels and, of a label, the values that occur; or why it cannot be used."""
+    """What is in a file: its pixels and, of a label, the values that occur and, of a palette PNG, the colours they are
+    drawn in; or why it cannot be used."""
 
     height: int = 0
     width: int = 0
     values: tuple[int, ...] = ()
+    colours: tuple[tuple[int, int, int], ...] = ()
     problem: str | None = None
 
 
@@ -55,14 +57,21 @@ def inspect(contents, role):
             _refuse_turned(contents)
             return Finding(height, width)
         Image.open(io.BytesIO(contents)).verify()  # checksums, which decoding alone passes over
-        counts = np.bincount(decode_label(contents).ravel())
-        return Finding(height, width, tuple(int(value) for value in np.flatnonzero(counts)))
+        values = np.flatnonzero(np.bincount(decode_label(contents).ravel())).tolist()
+        return Finding(height, width, tuple(values), _colours(contents, values))
     except BadFile as error:
         return Finding(problem=str(error))
     except (MemoryError, tf.errors.ResourceExhaustedError):  # says nothing of the file
         raise
     except Exception:  # decoders raise whatever they like on garbage
         return Finding(problem="is corrupt or cut short: it cannot be decoded")
+
+
+def _colours(contents, values):
+    """What a label's palette draws these values in; nothing where it has no palette."""
+    with Image.open(io.BytesIO(contents)) as label:
+        palette = label.getpalette() or []
+    return tuple(tuple(palette[3 * value : 3 * value + 3]) for value in values) if palette else ()
 
 
 def _refuse_turned(contents):
