@@ -84,10 +84,40 @@ def test_lists_of_a_part(config, capsys, tmp_path, root):  # noqa: F811
 
 
 @pytest.mark.parametrize("text, words", [("0", "of 2 labeled images that is 0"), ("2", "that is 2; give 1 to 1"),
-                                         ("half", "write a share as 1/8"), ("1/0", "write a share")])  # fmt: skip
+                                         ("half", "write a share as 1/8"), ("1/0", "write a share"),
+                                         ("1.5", "write a share as 1/8"), ("100%", "that is 2"),
+                                         ("150%", "that is 3"), ("-1", "give 1 to 1")])  # fmt: skip
 def test_amounts_that_cannot_be(config, capsys, text, words):
-    status, _, told = run(capsys, "split", config(), "--labeled", text, "--output", "lists")
+    status, _, told = run(capsys, "split", config(), f"--labeled={text}", "--output", "lists")
     assert status == 2 and words in told
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["check", "--picture", "."], "--picture .: cannot write there (Is a directory)"),
+    (["check", "--picture", "config.json/x.png"], "--picture config.json/x.png: cannot write there"),
+    (["split", "--labeled", "1", "--output", "config.json"], "--output config.json: cannot write there"),
+    (["split", "--labeled", "1", "--output", "config.json/x"], "--output config.json/x: cannot write there"),
+    (["split", "--labeled", "1", "--output", "lists", "--seed", "-1"], "--seed -1: give 0 or more"),
+])  # fmt: skip
+def test_places_that_cannot_be_written(config, capsys, tmp_path, arguments, says):
+    path = config()
+    before = (tmp_path / "config.json").read_text()
+    status, _, told = run(capsys, arguments[0], path, *arguments[1:])
+    assert status == 2 and told.splitlines()[-1].startswith(f"error: {says}")
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_all_examples_that_cannot_be_read_are_named(root):  # noqa: F811
+    """As where a disk has gone, or of data that are not all read before training."""
+    source = load(root)
+    (root / "b.jpg").unlink()
+    (root / "c.png").write_bytes(b"garbage")
+    Image.fromarray(np.full((21, 33), 7, np.uint8)).save(root / "labels/d.png")
+    with pytest.raises(errors.UserError, match="3 example.s. named above cannot be used") as caught:
+        datasheet.sheets(source, 255)
+    one, other, third = caught.value.details
+    assert one.startswith("b.jpg: ") and other.startswith("c.png: ") and "[Op" not in one + other
+    assert third == "d.png: the label has values 7; allowed: 0 to 2 for task.classes and task.ignore_index 255"
 
 
 def test_amounts():

@@ -1,6 +1,8 @@
 """The real builders of TensorFlow Datasets on archives as their makers publish them, made here in small."""
 
 import io
+import shutil
+import sys
 import tarfile
 import zipfile
 from unittest import mock
@@ -11,6 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets
 from PIL import Image
 
+from tfssl.data import tfds as module
 from tfssl.data.datasets import TRAIN_IDS
 from tfssl.data.palettes import CITYSCAPES
 from tfssl.data.tfds import tfds
@@ -71,7 +74,7 @@ def pets(tmp_path_factory):
 
 def of_pets(pets, **changes):
     splits = {"labeled": "train[:50%]", "unlabeled": "train[50%:]", "validation": "test", "test": None}
-    return tfds(dataset="oxford_iiit_pet", data_dir=pets, **{**splits, **changes})
+    return tfds(**{"dataset": "oxford_iiit_pet", "data_dir": pets, **splits, **changes})
 
 
 def test_pets(pets):
@@ -106,18 +109,109 @@ def test_image_and_label_belong_together(pets):
 
 
 def test_mistakes(pets, tmp_path):
-    with pytest.raises(UserError, match="data.labeled trian: there are the splits train, test"):
+    with pytest.raises(UserError, match="data.labeled trian: there are the splits train .4 examples., test"):
         of_pets(pets, labeled="trian")
     with pytest.raises(UserError, match="share the images named above"):
         of_pets(pets, validation="train[:25%]")
     with pytest.raises(UserError, match="data.dataset oxford_pets"):
         tfds(dataset="oxford_pets")
-    with pytest.raises(UserError, match="is not prepared in .*; give data.data_dir"):
+    with pytest.raises(UserError, match="is not prepared in .*; give as data.data_dir the folder that holds"):
         of_pets(str(tmp_path))
     with pytest.raises(UserError, match="data.label mask: oxford_iiit_pet has the features"):
         of_pets(pets, label="mask")
     with pytest.raises(UserError, match="data.validation test.0:0.: has no example"):
         of_pets(pets, validation="test[0:0]")
+
+
+def test_a_run_that_is_opened_again_reads_the_same_labels(pets):
+    """Its configuration then names the classes, in the dataset's own words or in others."""
+    source = of_pets(pets)
+    for classes in (source.classes, ("animal", "rest", "border")):
+        again = of_pets(pets, classes=classes, palette=source.palette)
+        assert again.classes == classes
+        np.testing.assert_array_equal(again.labeled.label(0), source.labeled.label(0))
+
+
+MISTAKES = {
+    "an unknown configuration": ({"dataset": "oxford_iiit_pet/x"}, "data.dataset oxford_iiit_pet/x: .*x not found"),
+    "an unknown version": ({"dataset": "oxford_iiit_pet:9.9.9"}, "data.dataset .*cannot be loaded at version 9.9.9"),
+    "no name": ({"dataset": ""}, "data.dataset : .*known here: oxford_iiit_pet"),
+    "a part without its end": ({"labeled": "train[:5"}, "data.labeled train..5: there are the splits train .4 ex"),
+    "a part beyond the end": ({"labeled": "train[100:]"}, "data.labeled train.100..: there are .* train .4 examples"),
+    "no part": ({"labeled": ""}, "data.labeled : there are the splits"),
+    "no validation": ({"validation": ""}, "data.validation : there are the splits"),
+    "overlap": ({"validation": "train"}, "training and evaluation share"),
+    "too few classes": ({"classes": ("a", "b")}, "task.classes names 2 classes, but .* has 3; leave task.classes out"),
+    "too many classes": ({"classes": tuple("abcd")}, "task.classes names 4 classes, but .* has 3"),
+    "values of no class": ({"values": {1: 0, 2: 3}}, "data.values: 2 means class 3, but there are 3"),
+    "values of more classes": ({"values": {1: 0, 2: 1}, "classes": ("a",)}, "data.values: 2 means class 1"),
+    "a palette for others": ({"palette": ((0, 0, 0),)}, "task.palette has 1 colours for 3"),
+    "a label that is a number": ({"label": "species", "classes": ("cat", "dog")},
+                                 "data.label species: is no 8-bit picture .* there are image, segmentation_mask"),
+    "a label in colour": ({"label": "image", "classes": ("cat", "dog")}, "4 of the examples looked at"),
+    "a label of one's own": ({"label": "image"}, "say by data.image, data.label and task.classes"),
+    "a mask for an image": ({"image": "segmentation_mask"}, "data.image segmentation_mask: is no 8-bit picture of 3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_every_mistake_is_told_in_one_line(pets, name):
+    changes, says = MISTAKES[name]
+    with pytest.raises(UserError, match=says) as caught:
+        of_pets(pets, **changes)
+    assert "\n" not in str(caught.value)
+    if name == "a label in colour":
+        assert all("is a colour picture, not class numbers" in line for line in caught.value.details)
+    if name == "overlap":
+        assert all("oxford_iiit_pet-train.tfrecord-00000-of-00001, byte" in line for line in caught.value.details)
+
+
+def test_labels_beyond_the_classes(pets):
+    """A dataset that is not known here may have any number of classes."""
+    with mock.patch.dict(module.KNOWN, clear=True), pytest.raises(UserError, match="examples looked at") as caught:
+        of_pets(pets, image="image", label="segmentation_mask", classes=("a", "b", "c"))
+    assert "the label has values 3; allowed: 0 to 2 for task.classes" in caught.value.details[0]
+
+
+def spoil(pets, tmp_path, change):
+    """Changed are the bytes of the file with the training part of a copy."""
+    copy = shutil.copytree(pets, tmp_path / "data")
+    (path,) = copy.rglob("*-train.tfrecord*")
+    content = change(path.read_bytes())
+    path.unlink() if content is None else path.write_bytes(content)
+    return str(copy)
+
+
+@pytest.mark.parametrize("change", [lambda content: None, lambda content: b"", lambda content: content[:-9],
+                                    lambda content: bytes(8) + content[8:]],
+                         ids=["gone", "empty", "cut short", "overwritten"])  # fmt: skip
+def test_files_that_are_not_whole(pets, tmp_path, change):
+    with pytest.raises(UserError, match="data.labeled .*train.tfrecord.* records .* of 4; prepare the dataset again"):
+        of_pets(spoil(pets, tmp_path, change))
+
+
+def test_pictures_that_cannot_be_decoded(pets, tmp_path):
+    def overwritten(content):
+        start = content.index(b"\xff\xd8\xff")
+        return content[:start] + bytes(300) + content[start + 300 :]
+
+    with pytest.raises(UserError, match="1 of the examples looked at") as caught:
+        of_pets(spoil(pets, tmp_path, overwritten))
+    assert caught.value.details[0].startswith("oxford_iiit_pet-train.tfrecord-00000-of-00001, byte 12: ")
+    assert "{{" not in caught.value.details[0] and "[Op" not in caught.value.details[0]
+
+
+def test_a_description_that_cannot_be_read(pets, tmp_path):
+    copy = shutil.copytree(pets, tmp_path / "data")
+    (path,) = copy.rglob("dataset_info.json")
+    path.write_text("{")
+    with pytest.raises(UserError, match="data.dataset oxford_iiit_pet: Failed to load JSON.*data.data_dir: .*data"):
+        of_pets(str(copy))
+
+
+def test_without_the_package(pets):
+    with mock.patch.dict(sys.modules, {"tensorflow_datasets": None}), pytest.raises(UserError, match="pip install"):
+        of_pets(pets)
 
 
 def test_cityscapes(tmp_path):

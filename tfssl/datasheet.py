@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfssl import pictures
-from tfssl.errors import UserError
+from tfssl.data.examples import look
+from tfssl.errors import UserError, attempt
 
 SETS = ("labeled", "unlabeled", "validation", "test", "held_out")
 
@@ -27,18 +28,24 @@ class Sheet:
 def sheets(source, ignore_index):
     """{set: Sheet} of a Source; every image and label is read once."""
     sets = {name: getattr(source, name) for name in SETS if getattr(source, name) is not None}
-    return {name: sheet(examples, len(source.classes), ignore_index) for name, examples in sets.items()}
+    problems = []
+    found = {name: sheet(examples, len(source.classes), ignore_index, problems) for name, examples in sets.items()}
+    if problems:
+        raise UserError(f"{len(problems)} example(s) named above cannot be used", map(str, problems))
+    return found
 
 
-def sheet(examples, classes, ignore_index):
-    """The Sheet of Examples; labels that are images have no classes to count."""
+def sheet(examples, classes, ignore_index, problems):
+    """The Sheet of Examples; labels that are images have no classes to count. `problems` grows by what is wrong."""
     counted = classes and examples.label is not None
     found = Sheet(examples.count, Counter())
-    rows = []
+    rows = [np.zeros(classes + 1, int)]
     for number in range(examples.count):
-        found.sizes[tuple(examples.image(number).shape[:2])] += 1
-        if counted:
-            rows.append(class_pixels(examples.label(number).numpy(), classes, ignore_index))
+        image, label = attempt(problems, look, examples, number, classes, ignore_index) or (None, None)
+        if image is not None:
+            found.sizes[tuple(image.shape[:2])] += 1
+            if counted:
+                rows.append(class_pixels(label.numpy(), classes, ignore_index))
     if counted:
         found.pixels, found.images = np.sum(rows, axis=0), np.sum(np.array(rows)[:, :-1] > 0, axis=0)
     return found
@@ -109,8 +116,10 @@ def amount_of(text, total):
     try:
         share = Fraction(text[:-1]) / 100 if text.endswith("%") else Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise UserError(f"--labeled {text}: write a share as 1/8, or a number of images") from None
-    count = round(share * total) if share < 1 else int(share)
+        share = Fraction(3, 2)  # neither
+    if share > 1 and share.denominator > 1 and not text.endswith("%"):
+        raise UserError(f"--labeled {text}: write a share as 1/8, or a number of images")
+    count = round(share * total) if share < 1 or text.endswith("%") else int(share)
     if not 1 <= count < total:
         raise UserError(f"--labeled {text}: of {total} labeled images that is {count}; give 1 to {total - 1}")
     return count
@@ -139,6 +148,8 @@ def split(examples, classes, ignore_index, text, seed):
     if examples.lines is None:
         raise UserError("only data in files can be parted into lists; its source has none to name")
     count = amount_of(text, examples.count)
+    if seed < 0:
+        raise UserError(f"--seed {seed}: give 0 or more")
     labels = (examples.label(number).numpy() for number in range(examples.count))
     shows = np.array([class_pixels(label, classes, ignore_index)[:-1] > 0 for label in labels])
     taken = set(chosen(shows, count, seed))

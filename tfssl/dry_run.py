@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfssl import config, runs
+from tfssl.data.datasets import IGNORE
 from tfssl.data.examples import Examples, Source
-from tfssl.data.sources import classes_of, palette_of
+from tfssl.data.sources import PUBLISHED, classes_of, palette_of
 
 MARGIN = 1.25  # of a stand-in image over the crop
 COUNT = 64  # stand-in images in each set
@@ -20,7 +21,9 @@ MEGABYTE = 2.0**20
 def dry_run(path, overrides=()):
     """Build what a configuration describes, on stand-in data and from random weights; two steps of its last phase."""
     settings = runs.resolve(config.load(path, overrides), path)
+    runs.refuse_other_task(settings)
     source = stand_in(settings)
+    runs.refuse_other_labels(settings, source)
     settings = runs.without_weights(runs.complete(settings, source))
     run = runs.build(settings, Path("none"), source)
     for line in sizes(run):
@@ -55,8 +58,9 @@ def stand_in(settings):
     examples = Examples(tuple(map(str, range(COUNT))), image, label)
     unlabeled = Examples(examples.names, image)
     palette = () if regression else palette_of(settings)
+    ignored = IGNORE if settings.data.source in PUBLISHED else None
     return Source(examples, unlabeled, examples, names, palette, held_out=examples, task=settings.task.name,
-                  resamples=not regression)  # fmt: skip
+                  resamples=not regression, ignore_index=ignored)  # fmt: skip
 
 
 # What it needs.

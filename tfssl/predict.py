@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfssl import errors, pictures, runs
-from tfssl.data.check import decode_image, inspect
+from tfssl.data.files import decode_image, inspect
 
 
 def predict(run, paths, folder, size=None):

@@ -11,7 +11,7 @@ from tfssl import config, networks, optimizers, selection
 from tfssl.checkpoints import Checkpoints
 from tfssl.data.augment import LEAST_SIDE
 from tfssl.data.examples import Source
-from tfssl.data.sources import RESIZED, SOURCES
+from tfssl.data.sources import RESIZED, SOURCES, task_of
 from tfssl.data.streams import paired_stream
 from tfssl.errors import UserError
 from tfssl.methods import METHODS
@@ -84,24 +84,34 @@ def make_source(settings, original_size=False):
     if original_size and settings.data.source in RESIZED:
         own["size"] = None
     takes = config.signature_model(SOURCES[settings.data.source]).model_fields
+    refuse_other_task(settings)
     if "classes" in takes:
-        refuse_other_task(settings, "segmentation")
         own |= {key: getattr(settings.task, key) for key in FROM_TASK}
         if not settings.task.classes and takes["classes"].is_required():
             raise UserError("task.classes: name the classes of your labels, in the order of their values")
         _refuse_ignored_class(settings.task.ignore_index, settings.task.classes or ())
     source = SOURCES[settings.data.source](**own)
-    refuse_other_task(settings, source.task)
-    if source.ignore_index not in (None, settings.task.ignore_index):
-        raise UserError(f"task.ignore_index is {settings.task.ignore_index}, but labels of data.source "
-                        f"{settings.data.source} mark what is to be ignored by {source.ignore_index}")  # fmt: skip
+    refuse_other_labels(settings, source)
     return source
 
 
-def refuse_other_task(settings, name):
+def refuse_other_task(settings):
+    name = task_of(settings)
     if settings.task.name != name:
         raise UserError(f"task.name is {settings.task.name}, but the labels of data.source {settings.data.source} are "
                         f"for {name}: set task.name to that")  # fmt: skip
+
+
+def refuse_other_labels(settings, source):
+    """What the task section says of the labels must be so, where the source knows them itself."""
+    name, task = settings.data.source, settings.task
+    if source.ignore_index not in (None, task.ignore_index):
+        raise UserError(f"task.ignore_index is {task.ignore_index}, but labels of data.source {name} mark what is to "
+                        f"be ignored by {source.ignore_index}")  # fmt: skip
+    for key, given, own in (("classes", task.classes, source.classes), ("palette", task.palette, source.palette)):
+        if given and tuple(given) != tuple(own):
+            raise UserError(f"task.{key} has {len(given)} entries, which are not the {len(own)} that data.source "
+                            f"{name} has of its own; leave task.{key} out")  # fmt: skip
 
 
 def _refuse_ignored_class(ignore_index, classes):

@@ -4,6 +4,7 @@ python -m tfssl.data split CONFIG: lists of a part of the labeled images, and of
 """
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
@@ -23,8 +24,10 @@ def check(given):
     settings, source = load(given.config, given.set)
     ignored = settings.task.ignore_index
     print("\n".join(datasheet.table(datasheet.sheets(source, ignored), source.classes)))
-    given.picture.parent.mkdir(parents=True, exist_ok=True)
-    save_png(given.picture, datasheet.contact_sheet(source, ignored))
+    picture = datasheet.contact_sheet(source, ignored)
+    with writing_to("--picture", given.picture):
+        given.picture.parent.mkdir(parents=True, exist_ok=True)
+        save_png(given.picture, picture)
     print(f"\nall files can be used; some of them: {given.picture}")
 
 
@@ -36,12 +39,21 @@ def split(given):
     paths = [given.output / f"{name}.txt" for name in ("labeled", "unlabeled")]
     if taken := [str(path) for path in paths if path.exists()]:
         raise UserError(f"--output: {' and '.join(taken)} exist; delete them, or choose another folder")
-    given.output.mkdir(parents=True, exist_ok=True)
     for path, lines in zip(paths, parts, strict=True):
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        os.replace(partial, path)
+        with writing_to("--output", given.output):
+            given.output.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.partial")
+            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            os.replace(partial, path)
         print(f"{path}: {len(lines)} images")
+
+
+@contextlib.contextmanager
+def writing_to(key, path):
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{key} {path}: cannot write there ({error.strerror}); choose another place") from None
 
 
 def main(arguments=None):

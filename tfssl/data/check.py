@@ -6,37 +6,33 @@ that the next run opens only what has changed. All bad files are named, never on
 """
 
 import hashlib
-import io
 import json
 import os
 import stat
-import struct
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import tensorflow as tf
-from PIL import Image
 
+from tfssl.data.files import Finding, inspect
 from tfssl.errors import UserError
 
-MOST_PIXELS = 64_000_000  # a PNG of a few kilobytes can decode to gigabytes
-CACHE_FORMAT = f"2, TensorFlow {tf.__version__}"  # another decoder may judge otherwise: forget everything
-PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+CACHE_FORMAT = f"3, TensorFlow {tf.__version__}"  # another decoder may judge otherwise: forget everything
 BYTES = 256  # the values an 8-bit label can have
 CLASSES = tuple(range(BYTES))  # and what they mean where nothing else is said
-GRAY, PALETTE = 0, 3  # the PNG colour types an index label may have
-ORIENTATION, UPRIGHT = 0x0112, (None, 0, 1)  # the EXIF tag of a picture that is to be turned, and where it is not
+NOTHING = BYTES  # what a value means that labels of a dataset do not have
+MISSING = "does not exist"
+MOST_BESIDE = 12  # folders that are told beside one that is missing
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One line of a list. `image`, `label`: resolved paths; `name`, `label_name`: as the list has them.
+    """One line of a list. `image`, `label`: resolved paths; `name`, `label_name`: what they are called below the root.
 
-    values: the class that each value 0..255 of the label means; None: the values are classes.
+    values: the class that each value 0..255 of the label means, or NOTHING; None: the values are classes.
     """
 
     name: str
@@ -48,84 +44,6 @@ class Pair:
     def classes(self, finding):
         """The classes, the ignored one too, in a label of which these values were found."""
         return sorted({(self.values or CLASSES)[value] for value in finding.values})
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is in a file: its pixels and, of a label, the values that occur; or why it cannot be used."""
-
-    height: int = 0
-    width: int = 0
-    values: tuple[int, ...] = ()
-    problem: str | None = None
-
-
-class BadFile(Exception):
-    """The file cannot be used; the message completes the sentence "FILE: ..."."""
-
-
-def decode_image(contents):
-    """The bytes of a JPEG or PNG (string tensor) -> uint8 [H, W, 3], RGB; gray is repeated, alpha dropped."""
-    return tf.io.decode_image(contents, channels=3, expand_animations=False)
-
-
-def decode_label(contents):
-    """The bytes of an 8-bit index or palette PNG -> int32 [H, W] NumPy array of class indices.
-
-    Not TensorFlow's decoder: it returns a palette PNG's luminance in place of its index.
-    """
-    if isinstance(contents, np.ndarray):  # how numpy_function hands over a string outside of a graph
-        contents = contents.item()
-    with Image.open(io.BytesIO(contents)) as label:
-        return np.asarray(label, np.int32)
-
-
-def inspect(contents, role):
-    """Decode the bytes of one file; role is "image" or "label". Returns a Finding, also of garbage."""
-    try:
-        height, width = _size_in_header(contents, role)
-        if height * width > MOST_PIXELS:
-            raise BadFile(f"has {height} x {width} pixels, more than {MOST_PIXELS // 10**6} million")
-        if role == "image":
-            decode_image(contents)
-            _refuse_turned(contents)
-            return Finding(height, width)
-        Image.open(io.BytesIO(contents)).verify()  # checksums, which decoding alone passes over
-        counts = np.bincount(decode_label(contents).ravel())
-        return Finding(height, width, tuple(int(value) for value in np.flatnonzero(counts)))
-    except BadFile as error:
-        return Finding(problem=str(error))
-    except (MemoryError, tf.errors.ResourceExhaustedError):  # says nothing of the file
-        raise
-    except Exception:  # decoders raise whatever they like on garbage
-        return Finding(problem="is corrupt or cut short: it cannot be decoded")
-
-
-def _refuse_turned(contents):
-    """TensorFlow's decoder gives the stored pixels, viewers and labelling tools the turned picture."""
-    with Image.open(io.BytesIO(contents)) as image:
-        orientation = image.getexif().get(ORIENTATION)
-    if orientation not in UPRIGHT:
-        raise BadFile(f"is to be turned when shown (EXIF orientation {orientation}); save it upright")
-
-
-def _size_in_header(contents, role):
-    if contents.startswith(PNG) and contents[12:16] == b"IHDR":
-        width, height, depth, colour = struct.unpack(">IIBB", contents[16:26])
-        if role == "image" and depth > 8:
-            raise BadFile("has 16 bits a channel; convert it to 8")
-        if role == "label" and (colour, depth) != (GRAY, 8) and colour != PALETTE:
-            kind = f"{depth}-bit gray" if colour == GRAY else "a colour picture or has transparency"
-            raise BadFile(f"is {kind}; convert to index (8 bits, one channel of class numbers)")
-        return height, width
-    if contents.startswith(JPEG):
-        if role == "label":
-            raise BadFile("is a JPEG, which changes class numbers; labels must be 8-bit index PNGs")
-        height, width, _ = tf.io.extract_jpeg_shape(contents).numpy()
-        return int(height), int(width)
-    if not contents:
-        raise BadFile("is empty")
-    raise BadFile("is neither a JPEG nor a PNG" if role == "image" else "is not a PNG")
 
 
 class Memory:
@@ -206,7 +124,7 @@ def _find(role, path, memory):
             memory.remember(role, path, signature, finding)
         return finding
     except FileNotFoundError:
-        return Finding(problem="does not exist")
+        return Finding(problem=MISSING)
     except OSError as error:  # not remembered: rights and disks change without the file changing
         return Finding(problem=f"cannot be read ({error.strerror})")
 
@@ -226,7 +144,7 @@ def _find_all(files, memory):
     return findings
 
 
-def _problems(pair, findings, classes, ignore_index, must_teach):
+def _problems(pair, findings, classes, ignore_index, colours, must_teach):
     """Yield (file, problem) for what is wrong with one pair."""
     image = findings["image", pair.image]
     if image.problem:
@@ -240,13 +158,33 @@ def _problems(pair, findings, classes, ignore_index, must_teach):
     if not image.problem and (image.height, image.width) != (label.height, label.width):
         sizes = f"{label.height} x {label.width} pixels, but its image {pair.name}"
         yield pair.label_name, f"is {sizes} is {image.height} x {image.width}"
-    shown = pair.classes(label)
-    strange = [value for value in shown if value >= classes and value != ignore_index]
+    meaning = pair.values or CLASSES
+    strange = [value for value in label.values if meaning[value] >= classes and meaning[value] != ignore_index]
     if strange:
         allowed = f"0 to {classes - 1} for task.classes and task.ignore_index {ignore_index}"
-        yield pair.label_name, f"has values {', '.join(map(str, strange))}; allowed are {allowed}"
-    if must_teach and shown == [ignore_index]:
+        if pair.values:
+            allowed = ", ".join(spans(value for value in range(BYTES) if meaning[value] != NOTHING))
+        yield pair.label_name, f"has values {', '.join(spans(strange))}; allowed are {allowed}"
+    painted = zip(label.values, map(tuple, label.colours), strict=False) if pair.values is None else ()
+    drawn = [(colours.index(colour), value) for value, colour in painted if colour in colours and value < classes]
+    if wrong := [(other, value) for other, value in drawn if value != other]:
+        other, value = wrong[0]
+        yield pair.label_name, (f"draws value {value} in the colour of class {other}: its numbers are not the "
+                               "dataset's; convert it by its colours")  # fmt: skip
+    if must_teach and pair.classes(label) == [ignore_index]:
         yield pair.label_name, f"has no labeled pixel: all are task.ignore_index {ignore_index}"
+
+
+def spans(values):
+    """Whole numbers in rising order as text: those that follow each other as one span, as "0 to 33"."""
+    found = []
+    for value in values:
+        if found and value == found[-1][1] + 1:
+            found[-1][1] = value
+        else:
+            found.append([value, value])
+    return [text for first, last in found
+            for text in ([f"{first} to {last}"] if last > first + 1 else map(str, sorted({first, last})))]  # fmt: skip
 
 
 def _no_class_at_all(usable, findings, ignore_index):
@@ -257,38 +195,65 @@ def _no_class_at_all(usable, findings, ignore_index):
             yield f"data.{name}: every pixel of every label is task.ignore_index {ignore_index}"
 
 
-def _warn_of_absent_classes(pairs, findings, classes):
-    shown = {value for pair in pairs for value in pair.classes(findings["label", pair.label])}
-    absent = [str(value) for value in range(classes) if value not in shown]
+def _judge_classes(pairs, findings, classes, ignore_index):
+    """Of the labels that teach: one class is too few to tell apart, and one that none shows is not learned."""
+    found = {value for pair in pairs for value in findings["label", pair.label].values}
+    shown = {value for pair in pairs for value in pair.classes(findings["label", pair.label])} - {ignore_index}
+    if len(shown) == 1 < classes:
+        binary = '; masks of 0 and 255 are read by data.values {"0": 0, "255": 1}' if found == {0, 255} else ""
+        raise UserError(f"data.labeled: all labels show class {shown.pop()} of task.classes (counted from 0) alone, "
+                        f"where there are {classes}: nothing can be learned{binary}")  # fmt: skip
+    absent = spans(value for value in range(classes) if value not in shown)
     if absent:
         print(f"warning: no label of data.labeled shows {', '.join(absent)} of task.classes (counted from 0): nothing "
               "can be learned of them", file=sys.stderr)  # fmt: skip
 
 
-def check(sets, *, root, classes, ignore_index, on_bad_file, cache=None):
+def _missing_folder(name, root):
+    """The first folder in the name of a missing file that is not there itself, and what is beside it; else None."""
+    place = root
+    for part in name.strip("/").split("/")[:-1]:
+        if not os.path.isdir(os.path.join(place, part)):
+            beside = sorted(entry.name for entry in os.scandir(place) if entry.is_dir())[:MOST_BESIDE]
+            folder = os.path.relpath(os.path.join(place, part), root)
+            return f"{folder}/: no such folder; beside it: {', '.join(beside) or 'none'}"
+        place = os.path.join(place, part)
+    return None
+
+
+def check(sets, *, root, classes, ignore_index, on_bad_file, colours=(), cache=None):
     """Check every image and label of `sets` ({name: list of Pair}); return the sets that can be used.
 
     A bad file is one that is missing, not decodable, of the wrong kind or too large; a label also if its
     size is not its image's, if it has a value that is no class (`classes`: their number), or if it is in
     the set "labeled" and ignores every pixel. on_bad_file="fail" raises a UserError whose details name all
-    of them; "skip" names them on stderr and leaves their pairs out. `cache` is a directory.
+    of them; "skip" names them on stderr and leaves their pairs out. Where a whole folder is missing it is
+    named in place of its files. colours: of the classes, where the palettes of labels must agree with them.
+    `cache` is a directory.
     """
     files = {("image", pair.image) for pairs in sets.values() for pair in pairs}
     files |= {("label", pair.label) for pairs in sets.values() for pair in pairs if pair.label is not None}
     findings = _find_all(sorted(files), Memory(root, cache))
-    bad, usable = {}, {}
+    bad, usable, folders = {}, {}, {}  # {what is said: ({set}, {file})}
     for name, pairs in sets.items():
         usable[name] = []
         for pair in pairs:
-            problems = list(_problems(pair, findings, classes, ignore_index, name == "labeled"))
+            problems = list(_problems(pair, findings, classes, ignore_index, colours, name == "labeled"))
             for file, problem in problems:
-                bad.setdefault(f"{file}: {problem}", {})[f"data.{name}"] = True
+                folder = os.path.dirname(file)
+                if problem == MISSING and folder not in folders:
+                    folders[folder] = _missing_folder(file, root)
+                line = folders[folder] if problem == MISSING and folders[folder] else f"{file}: {problem}"
+                lists, named = bad.setdefault(line, ({}, set()))
+                lists[f"data.{name}"] = True
+                named.add(file)
             if not problems:
                 usable[name].append(pair)
-    lines = [f"{line} [{', '.join(lists)}]" for line, lists in bad.items()]
+    lines = [f"{line} [{', '.join(lists)}]" for line, (lists, _) in bad.items()]
     if lines and on_bad_file == "fail":
+        count = len(set().union(*(named for _, named in bad.values())))
         raise UserError(
-            f"{len(lines)} bad file(s) under data.root {root}, named above; mend them,"
+            f"{count} bad file(s) under data.root {root}, named above; mend them,"
             ' or set data.on_bad_file to "skip"',
             lines,
         )
@@ -297,7 +262,7 @@ def check(sets, *, root, classes, ignore_index, on_bad_file, cache=None):
     if unscored:
         raise UserError("evaluation needs labels, see above", unscored)
     if usable.get("labeled"):
-        _warn_of_absent_classes(usable["labeled"], findings, classes)
+        _judge_classes(usable["labeled"], findings, classes, ignore_index)
     return usable
 
 

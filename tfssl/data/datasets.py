@@ -4,17 +4,18 @@ All of them take what split_lists takes, but for the classes; where a list is as
 with the dataset will do.
 """
 
+import glob
 import os
-from glob import glob
 from typing import Literal
 
-from tfssl.data.check import BYTES
+from tfssl.data.check import BYTES, NOTHING
 from tfssl.data.examples import Source
 from tfssl.data.palettes import ADE20K, CITYSCAPES, VOC
-from tfssl.data.split_lists import Layout, Size, by_patterns, from_lists
+from tfssl.data.split_lists import Layout, Partition, Size, by_patterns, from_lists
 from tfssl.errors import UserError
 
 IGNORE = 255
+LAST_ID = 33  # the highest labelId; what is none of them is not drawn
 TRAIN_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)  # the labelId of each class
 LABEL_IDS, TRAINING_LABELS = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
@@ -28,7 +29,7 @@ def voc(
     test: str | None = None,
     held_out: str | None = None,
     candidates: str | None = None,
-    partition: str | None = None,
+    partition: Partition = None,
     labels: str = "SegmentationClassAug",
     size: Size = None,
     on_bad_file: Literal["fail", "skip"] = "fail",
@@ -42,15 +43,17 @@ def voc(
     """
 
     def split(base, name):
-        if name in ("train", "val"):
-            return _read(base, f"ImageSets/Segmentation/{name}.txt")
-        if name == "train_aug":
-            scored = _read(base, "ImageSets/Segmentation/val.txt")
-            names = [os.path.splitext(mask)[0] for mask in _found(base, f"{labels}/*.png")]
-            return sorted({os.path.basename(name) for name in names} - set(scored))
-        return None
+        if name not in splits:
+            return None
+        listed = _read(base, f"ImageSets/Segmentation/{'train' if name == 'train' else 'val'}.txt")
+        masks = glob.glob("*.png", root_dir=os.path.join(base, labels))
+        if not masks:
+            raise UserError(f"data.labels {labels}: no such folder with PNGs in data.root {base}; SBD's masks are "
+                            "SegmentationClassAug, VOC's own SegmentationClass")  # fmt: skip
+        return sorted({os.path.splitext(mask)[0] for mask in masks} - set(listed)) if name == "train_aug" else listed
 
-    layout = Layout(complete=by_patterns("JPEGImages/{}.jpg", labels + "/{}.png"), split=split)
+    splits = ("train", "val", "train_aug")
+    layout = Layout(by_patterns("JPEGImages/{}.jpg", labels + "/{}.png"), split=split, splits=splits)
     lists = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation, "test": test, "held_out": held_out}
     return from_lists(root, lists, candidates=candidates, partition=partition, layout=layout, size=size, flips=True,
                       on_bad_file=on_bad_file, **_named(VOC))  # fmt: skip
@@ -65,7 +68,7 @@ def cityscapes(
     test: str | None = None,
     held_out: str | None = None,
     candidates: str | None = None,
-    partition: str | None = None,
+    partition: Partition = None,
     size: Size = None,
     on_bad_file: Literal["fail", "skip"] = "fail",
 ) -> Source:
@@ -75,9 +78,8 @@ def cityscapes(
     have been made, else the ..._labelIds.png that the dataset has, whose values are translated. Splits of its own:
     "train" (2,975) and "val" (500). See split_lists for the rest.
     """
-    translation = [IGNORE] * BYTES
-    for number, value in enumerate(TRAIN_IDS):
-        translation[value] = number
+    meant = {value: number for number, value in enumerate(TRAIN_IDS)}
+    translation = tuple(meant.get(value, IGNORE) if value <= LAST_ID else NOTHING for value in range(BYTES))
 
     def complete(words):
         if len(words) > 1 or not words[0].endswith("_leftImg8bit.png"):
@@ -88,14 +90,15 @@ def cityscapes(
     def label(path):
         if path.endswith(TRAINING_LABELS) and not os.path.exists(path):
             path = path.removesuffix(TRAINING_LABELS) + LABEL_IDS
-        return path, tuple(translation) if path.endswith(LABEL_IDS) else None
+        return path, translation if path.endswith(LABEL_IDS) else None
 
     def split(base, name):
-        if name not in ("train", "val"):
+        if name not in splits:
             return None
         return _found(base, f"leftImg8bit/{name}/*/*_leftImg8bit.png")
 
-    layout = Layout(complete, label, split)
+    splits = ("train", "val")
+    layout = Layout(complete, label, split, splits)
     lists = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation, "test": test, "held_out": held_out}
     return from_lists(root, lists, candidates=candidates, partition=partition, layout=layout, size=size, flips=True,
                       on_bad_file=on_bad_file, **_named(CITYSCAPES))  # fmt: skip
@@ -110,7 +113,7 @@ def ade20k(
     test: str | None = None,
     held_out: str | None = None,
     candidates: str | None = None,
-    partition: str | None = None,
+    partition: Partition = None,
     size: Size = None,
     on_bad_file: Literal["fail", "skip"] = "fail",
 ) -> Source:
@@ -119,16 +122,18 @@ def ade20k(
     Lists hold pairs, or bare names of training images, as ADE_train_00000001. Value 0 of a mask is none of the classes.
     Splits of its own: "training" (20,210) and "validation" (2,000). See split_lists for the rest.
     """
-    meaning = (IGNORE, *range(150), *[IGNORE] * (BYTES - 151))
+    meaning = (IGNORE, *range(150), *[NOTHING] * (BYTES - 151))
 
     def split(base, name):
-        if name not in ("training", "validation"):
+        if name not in splits:
             return None
-        stems = [os.path.splitext(os.path.basename(image))[0] for image in _found(base, f"images/{name}/*.jpg")]
+        told = ", as ADEChallengeData2016 of the challenge; the full ADE20K is of another layout"
+        stems = [os.path.splitext(os.path.basename(path))[0] for path in _found(base, f"images/{name}/*.jpg", told)]
         return [f"images/{name}/{stem}.jpg annotations/{name}/{stem}.png" for stem in stems]
 
+    splits = ("training", "validation")
     layout = Layout(by_patterns("images/training/{}.jpg", "annotations/training/{}.png"),
-                    lambda path: (path, meaning), split)  # fmt: skip
+                    lambda path: (path, meaning), split, splits)  # fmt: skip
     lists = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation, "test": test, "held_out": held_out}
     return from_lists(root, lists, candidates=candidates, partition=partition, layout=layout, size=size, flips=True,
                       on_bad_file=on_bad_file, **_named(ADE20K))  # fmt: skip
@@ -143,13 +148,22 @@ def _read(base, path):
         with open(os.path.join(base, path), encoding="utf-8-sig") as file:
             return file.read().split()
     except OSError as error:
-        told = f"cannot read {path} ({error.strerror}); give the folder that it is below"
+        told = f"cannot read {path} ({error.strerror}); {_where(base, path)}"
         raise UserError(f"data.root {base}: {told}") from error
+    except ValueError as error:
+        raise UserError(f"data.root {base}: {path} cannot be read as text ({error})") from error
 
 
-def _found(base, pattern):
+def _found(base, pattern, told=""):
     """What matches below the root, sorted."""
-    paths = sorted(glob(pattern, root_dir=base))
+    paths = sorted(glob.glob(pattern, root_dir=base))
     if not paths:
-        raise UserError(f"data.root {base}: has no {pattern}; give the folder that it is below")
+        raise UserError(f"data.root {base}: has no {pattern}; {_where(base, pattern, told)}")
     return paths
+
+
+def _where(base, pattern, told=""):
+    """What to do where a root lacks something: often it is one folder too high or too low; else `told` helps."""
+    near = [os.path.dirname(base), os.path.dirname(os.path.dirname(base)), *glob.glob(glob.escape(base) + "/*/")]
+    right = [place for place in near if glob.glob(pattern, root_dir=place)]
+    return f"give the folder that it is below{', which is ' + os.path.normpath(right[0]) if right else told}"

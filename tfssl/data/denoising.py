@@ -15,8 +15,9 @@ import pydantic
 import tensorflow as tf
 from sklearn.datasets import load_sample_images
 
-from tfssl.data.check import Pair, check, decode_image
+from tfssl.data.check import Pair, check
 from tfssl.data.examples import Examples, Source
+from tfssl.data.files import decode_image
 from tfssl.errors import UserError
 
 SETS = ("labeled", "held_out", "validation", "test")  # in the order they are dealt; what is left is unlabeled

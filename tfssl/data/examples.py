@@ -1,7 +1,12 @@
 """The one shape every data source has for the rest of the library."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import tensorflow as tf
+
+from tfssl.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -45,3 +50,21 @@ class Source:
     task: str = "segmentation"
     resamples: bool = True
     ignore_index: int | None = None
+
+
+def look(examples, number, classes, ignore_index):
+    """(image, label or None) of one example; a UserError that names it where it cannot be trained on."""
+    try:
+        image = examples.image(number)
+        label = examples.label(number) if examples.label else None
+    except (tf.errors.OpError, UnicodeDecodeError) as error:  # the second where what TensorFlow says holds garbage
+        told = getattr(error, "message", "").partition("\n")[0]
+        told = re.sub(r"{{.*?}}|\[Op:.*", "", told).strip() or "it cannot be decoded"
+        raise UserError(f"{examples.names[number]}: {told}") from error
+    if classes and label is not None:
+        strange = tf.unique(tf.reshape(label, [-1])).y.numpy()
+        strange = sorted(value for value in strange.tolist() if value >= classes and value != ignore_index)
+        if strange:
+            raise UserError(f"{examples.names[number]}: the label has values {', '.join(map(str, strange))}; allowed: "
+                            f"0 to {classes - 1} for task.classes and task.ignore_index {ignore_index}")  # fmt: skip
+    return image, label

@@ -7,8 +7,8 @@ import numpy as np
 import pydantic
 
 from tfssl.data.examples import Source
-from tfssl.data.palettes import default_palette
-from tfssl.data.split_lists import BYTES, Byte, Layout, Size, from_lists
+from tfssl.data.palettes import colours_of
+from tfssl.data.split_lists import Byte, Layout, Size, folder_of, from_lists, meaning_of
 from tfssl.errors import UserError
 
 ENDINGS = (".png", ".jpg", ".jpeg")
@@ -40,19 +40,19 @@ def image_folder(
     number; they are dealt out by split_seed. The other images with masks are labeled, those without are unlabeled.
     values, size, flips, on_bad_file: see split_lists.
     """
-    if palette is not None and len(palette) != len(classes):
-        raise UserError(f"task.palette has {len(palette)} colours for {len(classes)} task.classes")
+    palette, meaning = colours_of(palette, len(classes)), meaning_of(values, len(classes), ignore_index)
+    folder_of(root)
+    if os.path.normpath(images) == os.path.normpath(masks):
+        raise UserError(f"data.images and data.masks are both {images}: masks need a folder of their own")
     found, drawn = (_files(root, folder, key) for folder, key in ((images, "images"), (masks, "masks")))
     without = sorted(drawn.keys() - found.keys())
     if without:
-        raise UserError(f"data.masks: {len(without)} mask(s) named above have no image in {os.path.join(root, images)}",
-                        [drawn[name] for name in without])  # fmt: skip
+        raise UserError(f"data.masks: {len(without)} mask(s) named above have no image in {os.path.join(root, images)} "
+                        "of the same name but for the ending", [drawn[name] for name in without])  # fmt: skip
     pairs = [f"{found[name]}\t{drawn[name]}" for name in sorted(drawn)]
     sets = _dealt(pairs, {"validation": validation, "test": test, "held_out": held_out}, split_seed)
     sets["unlabeled"] = [found[name] + "\t" for name in sorted(found.keys() - drawn.keys())] or None
-    meaning = None if values is None else tuple(values.get(value, ignore_index) for value in range(BYTES))
     layout = Layout(label=lambda path: (path, meaning), split=lambda _, name: sets[name])
-    palette = tuple(map(tuple, palette)) if palette is not None else default_palette(len(classes))
     lists = {name: name for name, lines in sets.items() if lines}
     return from_lists(root, lists, layout=layout, size=size, flips=flips, on_bad_file=on_bad_file, classes=classes,
                       palette=palette, ignore_index=ignore_index)  # fmt: skip
@@ -62,8 +62,7 @@ def _files(root, folder, key):
     """{name without the ending: path below root} of the pictures below a folder."""
     base = os.path.join(root, folder)
     if not os.path.isdir(base):
-        raise UserError(f"data.{key}: {base} is not a directory; it is relative to data.root, and that to where the "
-                        "command runs")  # fmt: skip
+        raise UserError(f"data.{key}: {base} is not a directory; it is relative to data.root")
     found, twice = {}, []
     for place, _, names in sorted(os.walk(base)):
         for name in sorted(names):

@@ -1,5 +1,16 @@
 """Classes of published datasets and their colours, {name: (red, green, blue)}, in the order of the label values."""
 
+from tfssl.errors import UserError
+
+
+def colours_of(palette, count):
+    """The colours of so many classes: those of task.palette, or where it is not given some far apart."""
+    if palette is None:
+        return default_palette(count)
+    if len(palette) != count:
+        raise UserError(f"task.palette has {len(palette)} colours for {count} task.classes")
+    return tuple(map(tuple, palette))
+
 
 def default_palette(count):
     """`count` RGB colours far apart, black first: the bits of the class number spread over the channels.

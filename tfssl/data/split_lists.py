@@ -6,6 +6,7 @@ over. A line may also be a bare name, where it is said (`Layout`) which files th
 labels, but they are dropped here, as text: nothing in the program has a way to those files.
 """
 
+import glob
 import os
 import sys
 from collections import Counter
@@ -16,15 +17,17 @@ from typing import Annotated, Literal
 import pydantic
 import tensorflow as tf
 
-from tfssl.data.check import BYTES, CLASSES, Pair, check, decode_image, decode_label
+from tfssl.data.check import BYTES, CLASSES, Pair, check
 from tfssl.data.examples import Examples, Source
-from tfssl.data.palettes import default_palette
+from tfssl.data.files import decode_image, decode_label
+from tfssl.data.palettes import colours_of
 from tfssl.errors import UserError, attempt, raise_all
 
 TRAINING, EVALUATION = ("labeled", "unlabeled"), ("validation", "test")
 
 Byte = Annotated[int, pydantic.Field(ge=0, lt=BYTES)]
 Size = tuple[pydantic.PositiveInt, pydantic.PositiveInt] | None
+Partition = Annotated[str, pydantic.Field(coerce_numbers_to_str=True)] | None  # --set data.partition=366 is a number
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,13 @@ class Layout:
     complete(words): the words of a line, [IMAGE, LABEL], of a line that may have but one.
     label(path): (path of the label file, what its values mean, see check.Pair) of the label file that is named.
     split(root, name): the lines of a split that comes with the dataset, None where there is none of the name.
+    splits: the names of those there are.
     """
 
     complete: Callable = lambda words: words
     label: Callable = lambda path: (path, None)
     split: Callable = lambda root, name: None
+    splits: tuple[str, ...] = ()
 
 
 def split_lists(
@@ -50,7 +55,7 @@ def split_lists(
     test: str | None = None,
     held_out: str | None = None,
     candidates: str | None = None,
-    partition: str | None = None,
+    partition: Partition = None,
     images: str | None = None,
     labels: str | None = None,
     values: dict[Byte, Byte] | None = None,
@@ -72,14 +77,29 @@ def split_lists(
     size: (height, width) in pixels that every image is resized to; None keeps each image's own.
     on_bad_file: "fail" or "skip", see tfssl.data.check.check.
     """
-    if palette is not None and len(palette) != len(classes):
-        raise UserError(f"task.palette has {len(palette)} colours for {len(classes)} task.classes")
-    meaning = None if values is None else tuple(values.get(value, ignore_index) for value in range(BYTES))
+    palette, meaning = colours_of(palette, len(classes)), meaning_of(values, len(classes), ignore_index)
     layout = Layout(complete=by_patterns(images, labels), label=lambda path: (path, meaning))
     lists = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation, "test": test, "held_out": held_out}
-    palette = tuple(map(tuple, palette)) if palette is not None else default_palette(len(classes))
     return from_lists(root, lists, candidates=candidates, partition=partition, layout=layout, size=size, flips=flips,
                       on_bad_file=on_bad_file, classes=classes, palette=palette, ignore_index=ignore_index)  # fmt: skip
+
+
+def folder_of(root):
+    """The folder data.root, its links resolved."""
+    if not os.path.isdir(root):
+        raise UserError(f"data.root {root} is not a directory; it is relative to where the command runs")
+    return os.path.realpath(root)
+
+
+def meaning_of(values, classes, ignore_index):
+    """data.values as Pair has it: the class of each value 0..255, of what is not named the one that is ignored."""
+    if values is None:
+        return None
+    for value, meant in values.items():
+        if meant >= classes and meant != ignore_index:
+            raise UserError(f"data.values: {value} means class {meant}, but there are {classes}, counted from 0, and "
+                            f"task.ignore_index {ignore_index}")  # fmt: skip
+    return tuple(values.get(value, ignore_index) for value in range(BYTES))
 
 
 def by_patterns(images, labels):
@@ -99,9 +119,7 @@ def from_lists(root, lists, *, layout, size, flips, on_bad_file, classes, palett
 
     fixed: whether the ignored value is the dataset's, not the user's to choose.
     """
-    if not os.path.isdir(root):
-        raise UserError(f"data.root {root} is not a directory; it is relative to where the command runs")
-    root = os.path.realpath(root)
+    root = folder_of(root)
     if candidates is not None:
         if lists["unlabeled"] is not None:
             raise UserError("data.candidates and data.unlabeled both say which images are unlabeled: give one")
@@ -117,7 +135,7 @@ def from_lists(root, lists, *, layout, size, flips, on_bad_file, classes, palett
     attempt(problems, refuse_overlaps, named)
     _warn_of_duplicates(sets)
     sets = attempt(problems, check, sets, root=root, classes=len(classes), ignore_index=ignore_index,
-                   on_bad_file=on_bad_file)  # fmt: skip
+                   on_bad_file=on_bad_file, colours=palette if fixed else ())  # fmt: skip
     raise_all(problems)
     sets.setdefault("unlabeled", [replace(pair, label=None, label_name=None) for pair in sets["labeled"]])
     return Source(
@@ -137,18 +155,30 @@ def _list_paths(root, lists, partition, layout):
         raise UserError(f"{', '.join(with_partition)} has {{partition}}, but data.partition is not given")
     if partition is not None and not with_partition:
         raise UserError(f"data.partition is {partition}, but no list path has {{partition}} in it")
-    given = {name: path.replace("{partition}", str(partition)) for name, path in given.items()}
-    splits = {name: layout.split(root, path) for name, path in given.items()}
+    paths = {name: path.replace("{partition}", str(partition)) for name, path in given.items()}
+    splits = {name: layout.split(root, path) for name, path in paths.items()}
+    missing = [f"data.{name}: no file {os.path.join(root, path)}{_partitions(root, given[name])}"
+               for name, path in paths.items()
+               if splits[name] is None and not os.path.isfile(os.path.join(root, path))]  # fmt: skip
+    if missing:
+        own = f"; splits of its own: {', '.join(layout.splits)}" if layout.splits else ""
+        raise UserError(f"list file(s) missing, named above; list paths are relative to data.root{own}", missing)
     return {name: (os.path.join(root, path), None) if splits[name] is None else (path, splits[name])
-            for name, path in given.items()}  # fmt: skip
+            for name, path in paths.items()}  # fmt: skip
+
+
+def _partitions(root, path):
+    """Of which partitions there is such a list, to be told where that of the wanted one is missing."""
+    if path.count("{partition}") != 1:
+        return ""
+    before, after = path.split("{partition}")
+    found = glob.glob(f"{glob.escape(before)}*{glob.escape(after)}", root_dir=root)
+    names = sorted(name[len(before) : len(name) - len(after)] for name in found)
+    return f"; data.partition may be {', '.join(names)}" if names else ""
 
 
 def _read_lists(root, places, layout, problems):
-    """{set name: list of Pair} of what can be read; problems grows by what cannot. Missing lists are told at once."""
-    missing = [f"data.{name}: no file {path}" for name, (path, lines) in places.items()
-               if lines is None and not os.path.isfile(path)]  # fmt: skip
-    if missing:
-        raise UserError("list file(s) missing, named above; list paths are relative to data.root", missing)
+    """{set name: list of Pair} of what can be read; problems grows by what cannot."""
     complaints, sets = [], {}
     for name, (path, lines) in places.items():
         before = len(complaints)
@@ -169,7 +199,7 @@ def _lines(name, path):
         with open(path, encoding="utf-8-sig") as file:
             return file.read().splitlines()
     except (OSError, ValueError) as error:
-        raise UserError(f"data.{name}: the list {path} cannot be read as text ({error})") from error
+        raise UserError(f"data.{name}: the list {path} cannot be read as text ({error}); save it as UTF-8") from error
 
 
 def _read_list(root, name, path, lines, layout, complaints):
@@ -196,7 +226,8 @@ def _read_list(root, name, path, lines, layout, complaints):
                 yield Pair(names[0], files[0])
                 continue
             label, values = layout.label(files[1])
-            yield Pair(names[0], files[0], names[1], label, values)
+            called = names[1] if label == files[1] else os.path.relpath(label, root)
+            yield Pair(names[0], files[0], called, label, values)
 
 
 def _words(line):
