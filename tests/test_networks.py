@@ -89,7 +89,7 @@ def test_contract(built, name):
         np.testing.assert_array_equal(features, output["features"])
         logits = network.get_layer("classifier")(features, training=False)
         logits = tf.image.resize(logits, (height, width))[:, : image.shape[1], : image.shape[2]]
-        np.testing.assert_array_equal(logits, output["logits"])
+        np.testing.assert_allclose(logits, output["logits"], rtol=1e-5, atol=1e-5 * np.abs(logits).max())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -149,7 +149,7 @@ def test_backbone_and_head_share_out_the_trainable_variables(built, name):
     classifier = {id(variable) for variable in network.get_layer("classifier").trainable_variables}
     assert not head & backbone
     assert head | backbone == {id(variable) for variable in network.trainable_variables}
-    assert classifier and classifier < head
+    assert classifier and classifier <= head  # all of it in DeepLabV2 without features of its own
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -148,11 +148,11 @@ def build(settings, folder, source=None):
         others = ", ".join(name for name, other in METHODS.items() if not other.needs_classes)
         raise UserError(f"method.name: {settings.method.name} learns classes; for task.name {task.name} there are "
                         f"{others}")  # fmt: skip
-    training = settings.training
+    training, xla = settings.training, use_xla(settings, strategy.num_replicas_in_sync)
     with strategy.scope():
         learners = make_networks(settings, page.learners_of(settings.method.model_extra), task.channels)
-        method = page(learners, task, steps=training.steps, seed=settings.seed, probe_every=training.log_every,
-                      xla=use_xla(settings, strategy.num_replicas_in_sync), **settings.method.model_extra)  # fmt: skip
+        method = page(learners, task, steps=training.steps, seed=settings.seed, xla=xla,
+                      probe_every=training.log_every, **settings.method.model_extra)  # fmt: skip
         rate = Polynomial(training.learning_rate, [*method.restarts(), training.steps],
                           warm_up=training.learning_rate_warm_up)  # fmt: skip
         method.compile(optimizer=make_optimizer(training, rate, method.minimised), jit_compile=False)
