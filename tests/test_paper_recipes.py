@@ -189,9 +189,10 @@ def write_small(root, settings, partition, count):
         word, image, label = (place.replace("{i}", str(i)).replace("{part}", part)
                               for place in PLACES[settings.data.source])  # fmt: skip
         lines.append(word.replace("{image}", image) + "\n")
-        for place, shape in ((image, (8, 16, 3)), (label, (8, 16))):
+        two = np.uint8([[7] * 16, [8] * 16] * 4)  # a class each, in VOC's numbers and in Cityscapes' labelIds
+        for place, pixels in ((image, np.zeros((8, 16, 3), np.uint8)), (label, two)):
             (root / place).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.zeros(shape, np.uint8)).save(root / place)
+            Image.fromarray(pixels).save(root / place)
     given = settings.data.model_extra
     written = {"ImageSets/Segmentation/val.txt": lines[4:], given["labeled"]: lines[:count]}
     written |= {given["unlabeled"]: lines[count:4]} if given["unlabeled"] else {}
