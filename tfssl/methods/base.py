@@ -44,6 +44,7 @@ class SemiSupervised(keras.Model):
         """probe_every: steps between two measurements of the gradient shares of the terms, 0: none; terms: where they
         depend on options. What trains the method may set `parts`, in how many a step does its batch."""
         super().__init__()
+        keep_order()
         self.terms = terms or self.terms
         self.task, self.steps, self.seed, self.xla, self.probe_every = task, steps, seed, xla, probe_every
         self.parts = 1
@@ -246,6 +247,16 @@ class SemiSupervised(keras.Model):
 
     def call(self, image, training=False):
         return self.deployed(image, training=training)
+
+
+def keep_order():
+    """Switch off the pass of TensorFlow that lets a variable be written before it is read, in this whole process.
+
+    Without XLA a network is read by one operation and moved by another, and only a control dependency between the two
+    says that a teacher speaks before it follows. Of these Grappler's dependency pass loses some (TensorFlow 2.21): in
+    CPS, direct mutual teaching and CTT a network could be read while it was moved, and two equal runs would part.
+    """
+    tf.config.optimizer.set_experimental_options({"dependency_optimization": False})
 
 
 def average_statistics(network):

@@ -63,12 +63,13 @@ class MeanTeacher(SemiSupervised):
 
         def terms():
             target = tf.stop_gradient(self.task.activation(self.teacher(weak, training=False)["logits"]))
-            sure = tf.cast(valid, tf.float32)
+            sure, hard, told = tf.cast(valid, tf.float32), self.consistency == "cross_entropy", None
             if self.threshold:
                 sure *= losses.confident(target, self.threshold)
-            told = losses.pseudo_label(target, valid, self.task.ignore_index) if self.mix == "classmix" else None
+            if hard or self.mix == "classmix":
+                told = losses.pseudo_label(target, valid, self.task.ignore_index)
             seen, target, sure, inside = self.mixed(
-                fold(key, MIX), strong[0] if strong else weak, target, sure, valid, label=told
+                fold(key, MIX), strong[0] if strong else weak, told if hard else target, sure, valid, label=told
             )
             with noise(fold(key, NOISE)):
                 logits = self.student(chain(image, seen), training=True)["logits"]
@@ -89,10 +90,12 @@ class MeanTeacher(SemiSupervised):
         return (losses.image_means if self.confidence == "weighs_images" else losses.masked_mean)(sure, inside)
 
     def disagreement(self, target, logits, weight, inside):
-        """Mean over the pixels inside the image of the chosen distance, each times its weight."""
+        """Mean over the pixels inside the image of the chosen distance, each times its weight.
+
+        target: probabilities [B, H, W, C], or the labels [B, H, W] of which cross-entropy is taken.
+        """
         if self.consistency == "cross_entropy":
-            ignore = self.task.ignore_index
-            return losses.cross_entropy(losses.pseudo_label(target, inside, ignore), logits, weight, ignore)
+            return losses.cross_entropy(target, logits, weight, self.task.ignore_index)
         return losses.squared_error(target, self.task.activation(logits), weight, inside)
 
 

@@ -1,0 +1,77 @@
+"""In the graph that TensorFlow makes of a step, no network is read while it is moved."""
+
+import collections
+
+import pytest
+import tensorflow as tf
+from tensorflow.python.eager import context
+
+from tests.contracts import every_method, started
+from tests.networks_for_tests import make_batch, make_method, step
+
+READERS = {"ReadVariableOp", "ResourceGather"}
+
+
+def accesses(graph):
+    """{variable: ([operations that read it], [all others that use it])} of an optimized graph."""
+    nodes = {node.name: node for node in graph.node}
+    given = [node for node in graph.node if node.op == "_Arg"]
+    variables = {node.name for node in given if node.attr["T"].type == tf.resource.as_datatype_enum}
+
+    def source(name):
+        return source(inputs(nodes[name])[0]) if nodes[name].op == "Identity" else name
+
+    found = collections.defaultdict(lambda: ([], []))
+    for node in graph.node:
+        for name in map(source, inputs(node, control=False)):
+            if name in variables and node.op != "Identity":
+                found[name][node.op not in READERS].append(node.name)
+    return found
+
+
+def inputs(node, control=True):
+    """The names of the nodes that come before this one."""
+    return [each.lstrip("^").split(":")[0] for each in node.input if control or not each.startswith("^")]
+
+
+def unordered(graph):
+    """[(read, write)] of one variable of which either may come first."""
+    after = collections.defaultdict(list)
+    for node in graph.node:
+        for name in inputs(node):
+            after[name].append(node.name)
+
+    def reached(name):
+        seen, todo = {name}, [name]
+        while todo:
+            new = set(after[todo.pop()]) - seen
+            seen |= new
+            todo += new
+        return seen
+
+    return [(read, write) for reads, writes in accesses(graph).values() for read in reads for write in writes
+            if write not in reached(read) and read not in reached(write)]  # fmt: skip
+
+
+def optimized(method):
+    """The graph that runs as a step of the method, after TensorFlow's passes: the largest there is."""
+    with context.collect_graphs(optimized=True) as graphs:
+        step(method, make_batch(), traced=True)
+    return max(graphs, key=lambda graph: len(graph.node))
+
+
+def assert_ordered(method):
+    graph = optimized(method)
+    reads, writes = (sum(map(len, each)) for each in zip(*accesses(graph).values(), strict=True))
+    assert reads > 10 and writes > 10  # the variables are seen
+    assert not unordered(graph)
+
+
+@every_method
+def test_no_network_is_read_while_it_is_moved(name):
+    assert_ordered(started(name))
+
+
+@pytest.mark.parametrize("options", [{"pairs": 1}, {"pairs": 3}, {"labels_from": "own"}, {"labels_from": "students"}])
+def test_nor_with_other_pairs_and_labels(options):
+    assert_ordered(make_method("cross_teacher", start_by=0, **options))
