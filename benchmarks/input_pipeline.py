@@ -50,23 +50,26 @@ def write_files(folder, size, kind, palette):
     (folder / "others.txt").write_text("".join(lines))
 
 
-def plain(source, crop):
-    """The bound: nothing but what must be done to have a crop."""
+def plain(folder, kind, source, crop):
+    """The bound: nothing but what must be done to have a crop, whose bytes alone become numbers."""
 
     def example(position):
         index = position % source.labeled.count
-        image, label = source.labeled.image(index), source.labeled.label(index)
+        name = tf.strings.as_string(index)
+        image = tf.io.decode_image(tf.io.read_file(f"{folder}/" + name + f".{kind}"), 3, expand_animations=False)
+        label = source.labeled.label(index)
         top, left = (tf.random.uniform([], 0, tf.shape(label)[axis] - crop[axis], tf.int32) for axis in (0, 1))
-        return (image[top : top + crop[0], left : left + crop[1]], label[top : top + crop[0], left : left + crop[1]])
+        image, label = (each[top : top + crop[0], left : left + crop[1]] for each in (image, label))
+        return tf.cast(image, tf.float32), label
 
     return tf.data.Dataset.range(10**6).map(example).batch(BATCH).prefetch(2)
 
 
-def streams(source, crop):
+def streams(folder, kind, source, crop):
     """{name: (dataset, images of which one element is made)}."""
     common = {"seed": 0, "start": 0, "stop": 10**5, "crop": crop, "ignore_index": 255, "labeled_batch": BATCH}
     return {
-        "bound": (plain(source, crop), BATCH),
+        "bound": (plain(folder, kind, source, crop), BATCH),
         "weak": (paired_stream(source, unlabeled_batch=0, strong_views=0, **common), BATCH),
         "paired": (paired_stream(source, unlabeled_batch=BATCH, strong_views=2, **common), 2 * BATCH),
     }
@@ -100,7 +103,7 @@ def measure(case, rounds, seconds):
         write_files(folder, size, kind, palette)
         source = split_lists(root=str(folder), labeled="others.txt", validation="last.txt",
                              classes=tuple(map(str, range(19))))  # fmt: skip
-        measured = streams(source, crop)
+        measured = streams(folder, kind, source, crop)
         found = {name: [] for name in measured}
         for _ in range(rounds):
             for name, (dataset, images) in measured.items():
