@@ -71,7 +71,8 @@ def half(batch, number):
 
 
 def make_method(name, *, learners=None, strategy=None, rate=1.0, head_factor=1.0, steps=8, seed=0, xla=False,
-                dropout=0.3, stochastic_depth=0.3, frozen_norm=False, classes=CLASSES, **arguments):  # fmt: skip
+                dropout=0.3, stochastic_depth=0.3, frozen_norm=False, classes=CLASSES, ohem=None,
+                **arguments):  # fmt: skip
     """A method of METHODS over tiny networks. Plain SGD: at the default rate a step moves weights by -gradient.
 
     An optimizer with settings of its own, that the page makes, gives way to plain SGD too, over the same variables.
@@ -81,7 +82,7 @@ def make_method(name, *, learners=None, strategy=None, rate=1.0, head_factor=1.0
         options = {"dropout": dropout, "stochastic_depth": stochastic_depth, "frozen_norm": frozen_norm,
                    "classes": len(classes)}  # fmt: skip
         learners = learners or [tiny_network(11 + number, **options) for number in range(page.learners_of(arguments))]
-        method = page(learners, Segmentation(classes, VOID), steps=steps, seed=seed, xla=xla, **arguments)
+        method = page(learners, Segmentation(classes, VOID, ohem), steps=steps, seed=seed, xla=xla, **arguments)
         for head in method.heads.values() if frozen_norm else ():
             freeze_norm(head)
         method.compile(optimizer=plain_sgd(rate, method.minimised, head_factor), jit_compile=False)

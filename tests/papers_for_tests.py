@@ -239,7 +239,8 @@ U2PL = {
     "method.queues": (True, "3.3"),
     "method.queue_capacity": (30_000, "appendix A"),
     "method.background_capacity": (50_000, "appendix A"),
-    **left_open("method", "ema_decay", "teacher_statistics", "pushed"),
+    "method.pushed": (Confessed("all", "1,024 of them a class and step"), "algorithm 1: all N_c are pushed"),
+    **left_open("method", "ema_decay", "teacher_statistics"),
 }
 U2PL_MEAN_TEACHER = {
     **U2PL_SSL,
@@ -254,7 +255,7 @@ U2PL_MEAN_TEACHER = {
 U2PL_CUTMIX = {
     place: row for place, row in U2PL_MEAN_TEACHER.items() if place != "method.ramp"
 } | {"method.name": ("cutmix", ""), "method.mix": ("cutmix", "appendix A")}  # fmt: skip
-HARD_PIXELS = {"method.ohem": (Confessed(SOME, "without the hard-pixel loss"), "appendix A: OHEM")}
+HARD_PIXELS = {"task.ohem": (SOME, "appendix A: OHEM")}
 
 RECIPES = {
     "ctt_cityscapes": {
@@ -311,7 +312,7 @@ RECIPES = {
         **U2PL_CITYSCAPES,
         **U2PL,
         "epochs of method.warm_up": (20, "appendix A"),
-        "method.ohem": (SOME, "appendix A"),
+        "task.ohem": (SOME, "appendix A"),
     },
     "u2pl_cityscapes_cutmix": {**U2PL_CITYSCAPES, **U2PL_CUTMIX, **HARD_PIXELS},
     "u2pl_cityscapes_mean_teacher": {**U2PL_CITYSCAPES, **U2PL_MEAN_TEACHER, **HARD_PIXELS},
@@ -320,7 +321,7 @@ RECIPES = {
         **U2PL_VOC,
         **U2PL,
         "epochs of method.warm_up": (1, "appendix A"),
-        "method.ohem": (None, "appendix A: for Cityscapes"),
+        "task.ohem": (None, "appendix A: for Cityscapes"),
     },
     "u2pl_voc_cutmix": {**U2PL_VOC, **U2PL_CUTMIX},
     "u2pl_voc_mean_teacher": {**U2PL_VOC, **U2PL_MEAN_TEACHER},

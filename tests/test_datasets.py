@@ -52,6 +52,9 @@ def test_voc_with_published_lists(voc_root):
     lists = {"labeled": "splits/{partition}/labeled.txt", "unlabeled": "splits/{partition}/unlabeled.txt"}
     source = voc(root=str(voc_root), partition="92", **lists)
     assert (source.labeled.count, source.unlabeled.count, source.validation.count) == (1, 3, 2)
+    (splits / "labeled.txt").write_text(pairs[1])  # a mask of SBD, which lies elsewhere than the pair says
+    np.testing.assert_array_equal(voc(root=str(voc_root), partition="92", labeled=lists["labeled"]).labeled.label(0),
+                                  values(2, [0, 5, 20, 255]))  # fmt: skip
     (splits / "labeled.txt").write_text(f"{IDS[0]}\n{IDS[4]}\n")
     with pytest.raises(UserError, match="share the images") as caught:
         voc(root=str(voc_root), partition="92", **lists)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.contracts import CONTRACTS, every_method, shown, started
-from tests.networks_for_tests import VOID, all_networks, assert_close, make_batch, same, snapshot, step
+from tests.networks_for_tests import VOID, all_networks, assert_close, make_batch, remember, same, snapshot, step
 
 SEE_PREDICTIONS = {"flaw_detector", "discriminator"}
 
@@ -102,3 +102,16 @@ def test_what_lies_outside_has_no_part(name):
         results.append((logged, snapshot(method)))
     assert same(*results)
     assert all(results[0][0][term] for term in method.terms)
+
+
+@every_method
+def test_every_supervised_term_is_that_of_the_task(name):
+    """With hard pixels alone it is greater."""
+    method, batch = started(name), make_batch()
+    back = remember(method)
+    plain = step(method, batch)
+    back()
+    method.task.ohem = 0.3
+    hard = step(method, batch)
+    found = [term for term in plain if term.startswith("supervised") or term == "assistant_labeled"]
+    assert found and all(hard[term] > plain[term] + 0.01 for term in found)

@@ -227,12 +227,13 @@ def test_gradient_compiles_with_xla(name):
         assert np.linalg.norm(one - other) < 5e-3 * np.linalg.norm(other) + 1e-5
 
 
-def test_mixed_precision_keeps_logits_in_float32():
-    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_mixed_precision_keeps_logits_in_float32(name, half):
+    keras.mixed_precision.set_dtype_policy(f"mixed_{half}")
     try:
-        for name in LIGHT:
-            output = small(name)(images(1, 33, 47, 3), training=False)
-            assert output["logits"].dtype == tf.float32 and output["features"].dtype == tf.bfloat16
+        output = small(name)(images(1, 33, 47, 3), training=False)
+        assert output["logits"].dtype == tf.float32 and output["features"].dtype == half
     finally:
         keras.mixed_precision.set_dtype_policy("float32")
 

@@ -6,10 +6,22 @@ import pytest
 import tensorflow as tf
 
 from tests.contracts import CONTRACTS
-from tests.networks_for_tests import QUIET, all_networks, assert_close, make_batch, make_method, step
+from tests.networks_for_tests import (
+    CLASSES,
+    QUIET,
+    VOID,
+    all_networks,
+    assert_close,
+    make_batch,
+    make_method,
+    step,
+    tiny_network,
+)
 from tests.test_distribution import in_turn, ready, soon
 from tfssl import optimizers
+from tfssl.methods import METHODS
 from tfssl.methods.parts import in_parts, last, summed
+from tfssl.tasks import Segmentation
 
 REMEMBERING = ("robust_mutual", "u2pl", "cross_teacher")  # the second part finds what the first left in the memories
 
@@ -90,6 +102,27 @@ def test_a_step_that_overflows_moves_nothing_but_counts(half_precision):
     optimizer.apply_gradients([(tf.constant([1.0, 0.0]) * optimizer.dynamic_scale, variable)])
     np.testing.assert_allclose(variable, [0.9, 2.0])
     assert int(optimizer.iterations) == 2
+
+
+def test_an_overflow_on_the_second_device_alone_moves_nothing(half_precision, two_replicas):
+    with two_replicas.scope():
+        variable = keras.Variable([1.0, 2.0])
+        optimizer = optimizers.build("sgd", 0.1, 0.0, [variable], [], 1.0)
+    scale = optimizer.dynamic_scale.numpy()
+
+    def move():
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        gradient = tf.where(number == 1, np.float32(np.inf), 0.0) * tf.constant([1.0, 1.0])
+        optimizer.apply_gradients([(gradient, variable)])
+
+    tf.function(lambda: two_replicas.run(move))()
+    np.testing.assert_array_equal(variable, [1.0, 2.0])
+    assert optimizer.iterations.numpy() == 1 and optimizer.dynamic_scale.numpy() == scale / 2
+
+
+def test_a_head_of_its_own_has_a_scale_of_its_own(half_precision):
+    method = METHODS["adversarial"]([tiny_network()], Segmentation(CLASSES, VOID), steps=8)
+    assert isinstance(method.further_optimizers["discriminator"], optimizers.LossScale)
 
 
 def test_factors_and_decay_are_those_of_the_optimizer_inside(half_precision):

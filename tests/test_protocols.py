@@ -1,10 +1,12 @@
 """The evaluation protocols against slow NumPy versions, and the measures against what can be counted by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfssl import config, measures, protocols
+from tfssl import config, evaluate, measures, protocols
 from tfssl.errors import UserError
 from tfssl.tasks import Segmentation
 
@@ -103,6 +105,26 @@ def test_short_side():
     one, marked = prepare(image(60, 90)[0], tf.constant(label))
     assert one.shape == (30, 45, 3)
     np.testing.assert_array_equal(marked, np.repeat(np.arange(3), 10)[:, None] + np.zeros((1, 45), int))
+
+
+@pytest.mark.parametrize("protocol", ["whole", "sliding", "center_crop", "short_side"])
+def test_a_network_is_scored_by_the_protocol(protocol):
+    """Pictures and labels, as evaluation goes through them."""
+    pictures = np.concatenate([image(37, 53), image(37, 53, 1)])
+    labels = np.random.default_rng(0).choice([0, 1, 2, 255], (2, 37, 53)).astype("int32")
+    examples = SimpleNamespace(count=2, image=lambda n: tf.gather(pictures, n), label=lambda n: tf.gather(labels, n))
+    crop = (16, 24)
+    settings = evaluation(protocol=protocol, crop=crop, short_side=30)
+    scores, tallies = evaluate.score(lambda image, training: {"logits": blur(image)}, examples, TASK, settings)
+    for picture, label, tally in zip(pictures, labels, tallies, strict=True):
+        if protocol == "center_crop":
+            picture, label = picture[10:26, 14:38], label[10:26, 14:38]
+        if protocol == "short_side":
+            picture = tf.image.resize(picture, (30, 43), antialias=True)
+            label = tf.image.resize(label[..., None], (30, 43), method="nearest")[..., 0]
+        found = slow_windows(picture[None], crop, 1 / 3) if protocol == "sliding" else blur(picture[None])[0]
+        np.testing.assert_array_equal(tally, TASK.tally(label, np.argmax(found, -1)))
+    assert scores["miou"] == TASK.scores(tallies.sum(0))["miou"] < 0.9
 
 
 @pytest.mark.parametrize("values, words", [({"protocol": "sliding"}, "protocol sliding needs crop"),

@@ -66,6 +66,7 @@ class Task(Section):
     classes: list[str] | None = None
     palette: list[tuple[Byte, Byte, Byte]] | None = None
     ignore_index: Byte = 255
+    ohem: Share | None = None
 
 
 class Named(OpenSection):

@@ -204,7 +204,8 @@ def export_run(run):
         return {}
     measure, scores = run.task.measures[0], run.folder / "metrics.json"
     score = json.loads(scores.read_text())[measure] if scores.is_file() else None  # a cut run has none yet
-    facts = {"method": settings.method.name, "step": run.step, measure: score, "input": "RGB 0..255, normalised inside"}
+    facts = {"method": settings.method.name, "step": runs.shipped_step(run), measure: score,
+             "input": "RGB 0..255, normalised inside"}  # fmt: skip
     written = export(
         runs.plain_deployed(run), run.folder / "export", classes=list(settings.task.classes),
         palette=[list(colour) for colour in settings.task.palette], ignore_index=settings.task.ignore_index,

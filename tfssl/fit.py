@@ -106,7 +106,8 @@ def finish(run, seconds):
     settings, folder = run.settings, run.folder
     runs.take_best(run)
     networks = evaluate.score_networks(run.scored, run.source.validation, run.task, settings.evaluation)
-    facts = {"steps": run.step, "seconds": round(seconds, 1), "method": settings.method.name}
+    facts = {"steps": run.step, "shipped_step": runs.shipped_step(run), "seconds": round(seconds, 1),
+             "method": settings.method.name}  # fmt: skip
     reported = networks[run.reported]
     metrics = {**reported, **facts, "images": run.source.validation.count, "protocol": settings.evaluation.protocol,
                "networks": {role: {**score, **facts} for role, score in networks.items()}}  # fmt: skip

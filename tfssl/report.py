@@ -140,7 +140,9 @@ def _headline(run):
     steps, seconds = metrics.get("steps"), metrics.get("seconds")
     if steps is None and run.history:
         steps, seconds = int(run.history["step"][-1]), run.history.get("seconds", [None])[-1]
-    cards.append(("steps", _plain(steps), f"of {planned}" if planned else ""))
+    shipped = metrics.get("shipped_step", steps)
+    chosen = f"; the weights are those of step {_plain(shipped)}" if shipped != steps else ""
+    cards.append(("steps", _plain(steps), f"of {planned}{chosen}" if planned else ""))
     cards.append(("time", _duration(seconds), ""))
     items = (
         f'<div><dt class="soft">{name}</dt><dd class="number">{text}</dd><dd class="soft">{escape(remark)}</dd></div>'

@@ -175,7 +175,11 @@ def build(settings, folder, source=None):
 
 def make_task(section):
     """The task of the configuration's section."""
-    return Regression() if section.name == "regression" else Segmentation(section.classes, section.ignore_index)
+    if section.name != "regression":
+        return Segmentation(section.classes, section.ignore_index, section.ohem)
+    if section.ohem is not None:
+        raise UserError("task.ohem: hard pixels are those of classes; for task.name regression leave it out")
+    return Regression()
 
 
 def refuse_other_noise(settings, method):
@@ -272,6 +276,12 @@ def take_best(run):
     """Where a network is chosen on held-out images, give the one that ships the weights it had when it was best."""
     if run.settings.evaluation.select:
         selection.Best(run.folder / "checkpoints").restore(run.deployed)
+
+
+def shipped_step(run):
+    """The step of the weights that ship: the last, or where they are chosen the best."""
+    best = selection.Best(run.folder / "checkpoints").step if run.settings.evaluation.select else None
+    return run.step if best is None else best
 
 
 def without_weights(settings):

@@ -17,22 +17,30 @@ ONE_CLASS = 0.99  # of all pixels: what makes a prediction one of a single class
 
 
 class Segmentation:
-    """One class per pixel. `classes` are names; `ignore_index` marks pixels that are neither learned nor scored."""
+    """One class per pixel. `classes` are names; `ignore_index` marks pixels that are neither learned nor scored.
+
+    ohem: null, or the probability from which on a labeled pixel is easy and not learned from (U2PL: 0.7 on Cityscapes).
+    """
 
     name, has_classes = "segmentation", True
     served = ("mask", "probabilities")
     measures = ("miou", "pixel_accuracy")
     pseudo_measures = {"pseudo_label_miou": "miou", "pseudo_label_accuracy": "pixel_accuracy"}
 
-    def __init__(self, classes, ignore_index=255):
-        self.classes, self.ignore_index = tuple(classes), ignore_index
+    def __init__(self, classes, ignore_index=255, ohem=None):
+        self.classes, self.ignore_index, self.ohem = tuple(classes), ignore_index, ohem
 
     @property
     def channels(self):
         return len(self.classes)
 
     def loss(self, label, logits):
-        """Mean pixel-wise cross-entropy (RML eq. 1). label: int [B, H, W]; logits: [B, H, W, C]."""
+        """Mean pixel-wise cross-entropy (RML eq. 1), of hard pixels alone with `ohem` (U2PL appendix A).
+
+        label: int [B, H, W]; logits: [B, H, W, C].
+        """
+        if self.ohem is not None:
+            return losses.hard_cross_entropy(label, logits, self.ohem, ignore_index=self.ignore_index)
         return losses.cross_entropy(label, logits, ignore_index=self.ignore_index)
 
     def activation(self, logits):

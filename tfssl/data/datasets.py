@@ -36,11 +36,16 @@ def voc(
 ) -> Source:
     """PASCAL VOC 2012, with SBD where `labels` has its masks: 21 classes.
 
-    Lists hold bare names, as those of VOC, PixelSSL, U2PL and GTA-Seg, or pairs, as UniMatch's. Splits of its own:
-    "train" (1,464) and "val" (1,449), by ImageSets/Segmentation, and "train_aug", all masks that are not of "val"
-    (10,582).
+    Lists hold bare names, as those of VOC, PixelSSL, U2PL and GTA-Seg, or pairs, as UniMatch's, whose SegmentationClass
+    has SBD's masks too: what is not there is looked for in `labels`. Splits of its own: "train" (1,464) and "val"
+    (1,449), by ImageSets/Segmentation, and "train_aug", all masks that are not of "val" (10,582).
     labels: the folder with the masks that bare names mean. See split_lists for the rest.
     """
+
+    def label(path):
+        folder, name = os.path.split(path)
+        own = os.path.basename(folder) == "SegmentationClass" and not os.path.exists(path)
+        return (os.path.join(os.path.dirname(folder), labels, name) if own else path), None
 
     def split(base, name):
         if name not in splits:
@@ -53,7 +58,7 @@ def voc(
         return sorted({os.path.splitext(mask)[0] for mask in masks} - set(listed)) if name == "train_aug" else listed
 
     splits = ("train", "val", "train_aug")
-    layout = Layout(by_patterns("JPEGImages/{}.jpg", labels + "/{}.png"), split=split, splits=splits)
+    layout = Layout(by_patterns("JPEGImages/{}.jpg", labels + "/{}.png"), label, split, splits)
     lists = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation, "test": test, "held_out": held_out}
     return from_lists(root, lists, candidates=candidates, partition=partition, layout=layout, size=size, flips=True,
                       on_bad_file=on_bad_file, **_named(VOC))  # fmt: skip

@@ -30,12 +30,13 @@ class GTA(SemiSupervised):
     where it is another (in the published code 0.999). warm_up on labels alone: 1 epoch
     of 80 (table 8; the paper says "all three": here assistant and student learn, the teacher follows). reweighting off,
     or smoothing 0 (tau; table 9). dropped: the share of pixels, the least confident, that are ignored.
-    Readings: g, the predictor that no pseudo-label teaches, is a network's last convolution and f is all before it;
-    the paper's g begins at 512 features, in the authors' code two convolutions before that. Where the paper is silent:
-    the assistant sees strong views ("weak" by assistant_view) mixed by CutMix (`mix`), and begins as a copy of the
-    student, since averaging the encoders of unlike networks means nothing. Left out of the published code: the first
-    step's replacing of the student, a constant rate of the assistant, weights that count dropped pixels, and a
-    threshold from a second pass of the teacher over the mixed images.
+    Readings: g, the predictor that no pseudo-label teaches, is what lies behind a network's encoder: its last
+    convolution, or with `cut: "decoder"` all convolutions of the decoder, as in the authors' code. With
+    `training.accumulate` the student's gradients of all parts but the last are taken before eq. 9 has moved it. Where
+    the paper is silent: the assistant sees strong views ("weak" by assistant_view) mixed by CutMix (`mix`), and begins
+    as a copy of the student, since averaging the encoders of unlike networks means nothing. Left out of the published
+    code: the first step's replacing of the student, a constant rate of the assistant, weights that count dropped
+    pixels, and a threshold from a second pass of the teacher over the mixed images.
     """
 
     terms = (*ASSISTANT.values(), *STUDENT.values())  # those of them that the options ask for
@@ -119,7 +120,7 @@ class GTA(SemiSupervised):
 
     def teach(self, network, terms, learns, batch, told, key):
         """The losses of a network on all it learns from, by their names in `terms`: eq. 7, eq. 10, or both (eq. 3)."""
-        material = {"labels": (*batch["labeled"], None, 1.0)}
+        material = {"labels": (*batch["labeled"], None, None)}
         if told is not None:
             material["pseudo_labels"] = (*told, self.unlabeled_weight)
         chosen = {terms[kind]: material[kind] for kind in lessons(learns)}
@@ -128,9 +129,10 @@ class GTA(SemiSupervised):
             parts = unchain(network(chain(*images), training=True)["logits"], *images)
         # The paper's sums over pixels are means over those that count, as its code has them.
         return {
-            term: factor * losses.cross_entropy(label, part, weight, self.task.ignore_index)
+            term: self.task.loss(label, part) if weight is None else
+            factor * losses.cross_entropy(label, part, weight, self.task.ignore_index)
             for (term, (_, label, weight, factor)), part in zip(chosen.items(), parts, strict=True)
-        }
+        }  # fmt: skip
 
     def transmit(self):
         """Eq. 9: the student follows the assistant; batch-norm statistics stay those that each has seen itself."""

@@ -1,7 +1,9 @@
 """A step whose batch is too large for the memory: its parts one after the other, their gradients added up.
 
 Each part is to the method what a replica's share of a batch is: losses are means within it, batch norm and mixing see
-it alone, and its random keys are those of a replica of that number. Networks move once, after the last part.
+it alone, and its random keys are those of a replica of that number. Networks move once, after the last part: what a
+method computes between two moves it computes, in the parts before, of networks that the first has not moved yet (GTA).
+Memories take each part's share when it comes.
 """
 
 import contextlib

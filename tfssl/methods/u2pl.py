@@ -34,8 +34,7 @@ class U2PL(SemiSupervised):
     with rank_low null negatives are of any rank, unlabeled ones but the first (table 6's "without" has 1).
     negatives_from: "unreliable" pixels, those of "lowest" entropy (table 4's "Reliable"), or "all". queues: off,
     negatives are of this step alone (table 6). background_capacity: that of class 0. pushed: how many keys a class may
-    get in a step, drawn at random; the paper's gets all. ohem: null, or the probability from which on a labeled pixel
-    is easy (0.7 for Cityscapes).
+    get in a step, drawn at random; the paper's gets all. Its loss of hard pixels, on Cityscapes, is `task.ohem`.
     warm_up: on labels alone, 1 epoch of 80. mix, teacher_statistics of batch norm and student_view ("strong" is not
     the paper's): of these it says no more. A weight of 0 takes its term away.
     Where the authors' code differs. labeled_negatives: off, it never finds one. anchors_from: "lowest", unlabeled
@@ -55,7 +54,7 @@ class U2PL(SemiSupervised):
 
     def __init__(self, networks, task, *, warm_up: Amount = 0.0125, ema_decay: Share = 0.99,
                  teacher_statistics: Literal["average", "copy"] = "average", mix: Literal["cutmix", "none"] = "cutmix",
-                 student_view: Literal["weak", "strong"] = "weak", ohem: Share | None = None,
+                 student_view: Literal["weak", "strong"] = "weak",
                  unsupervised_weight: Weight = 1.0, adaptive_weight: bool = True, unreliable: Share = 0.2,
                  dynamic_partition: bool = True, contrast_weight: Weight = 0.1,
                  contrast: Literal["info_nce", "binary"] = "info_nce", temperature: Temperature = 0.5,
@@ -75,8 +74,6 @@ class U2PL(SemiSupervised):
         self.heads = {"projection": self.projection, "projection_teacher": self.projection_teacher}
         self.warm_up, self.ema_decay, self.statistics = warm_up_of(warm_up, self.steps), ema_decay, teacher_statistics
         self.mix, self.strong_views = mix, 1 if student_view == "strong" else 0
-        hard = partial(losses.hard_cross_entropy, threshold=ohem, ignore_index=task.ignore_index)
-        self.supervised = task.loss if ohem is None else hard
         self.unsupervised_weight, self.adaptive_weight = unsupervised_weight, adaptive_weight
         self.unreliable, self.falling = unreliable, 1.0 if dynamic_partition else 0.0
         loss = {"info_nce": losses.info_nce, "binary": losses.binary_contrast}[contrast]
@@ -99,7 +96,7 @@ class U2PL(SemiSupervised):
 
         def terms():
             with noise(fold(key, NOISE)):
-                return {"supervised": self.supervised(label, self.student(image, training=True)["logits"])}, ()  # eq. 2
+                return {"supervised": self.task.loss(label, self.student(image, training=True)["logits"])}, ()  # eq. 2
 
         minimised, _ = self.minimize(terms, [self.student], self.optimizer)
         self.follow_student(step)
@@ -133,7 +130,7 @@ class U2PL(SemiSupervised):
             weight = losses.adaptive_weight(parts["reliable"], valid) if self.adaptive_weight else 1.0  # eq. 8
             unsupervised = losses.cross_entropy(target, unlabeled, ignore_index=self.task.ignore_index)
             found = {
-                "supervised": self.supervised(label, labeled),  # eq. 2
+                "supervised": self.task.loss(label, labeled),  # eq. 2
                 "unsupervised": self.unsupervised_weight * weight * unsupervised,  # eq. 3
                 "contrast": self.contrast_weight * self.compare(anchors, counts, positives, negatives),
             }  # eq. 1

@@ -150,10 +150,13 @@ class ReshapeLike(keras.layers.Layer):
 
 @register
 class Standardise(keras.layers.Layer):
-    """(image - mean) / deviation for each channel of [B,H,W,3]; reverse: RGB becomes BGR before."""
+    """(image - mean) / deviation for each channel of [B,H,W,3]; reverse: RGB becomes BGR before.
 
-    def __init__(self, mean, deviation, reverse=False, **options):
-        super().__init__(**options)
+    In float32 under any policy: bfloat16 would round what resizing has put between whole brightnesses.
+    """
+
+    def __init__(self, mean, deviation, reverse=False, dtype="float32", **options):
+        super().__init__(dtype=dtype, **options)
         self.mean, self.deviation, self.reverse = tuple(mean), tuple(deviation), reverse
 
     def call(self, inputs):

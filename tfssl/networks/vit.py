@@ -120,8 +120,9 @@ class Tokens(keras.layers.Layer):
 
     def build(self, shape):
         normal = keras.initializers.TruncatedNormal(stddev=0.02)
-        self.class_token = self.add_weight(shape=(1, 1, shape[-1]), initializer=normal, name="class_token")
-        self.places = self.add_weight(shape=(1, 1 + self.grid**2, shape[-1]), initializer=normal, name="places")
+        kind = {"initializer": normal, "autocast": False}  # places are stretched in float32
+        self.class_token = self.add_weight(shape=(1, 1, shape[-1]), name="class_token", **kind)
+        self.places = self.add_weight(shape=(1, 1 + self.grid**2, shape[-1]), name="places", **kind)
 
     def call(self, patches):
         batch, height, width = tf.unstack(tf.shape(patches)[:3])
