@@ -94,15 +94,17 @@ def make_method(name, *, learners=None, strategy=None, rate=1.0, head_factor=1.0
 
 
 def plain_sgd(rate, moved, head_factor):
-    optimizer = sgd_over([variable for network in moved for variable in network.trainable_variables], rate)
-    optimizer.set_factors([variable for network in moved for variable in networks.head_variables(network)], head_factor)
-    return optimizer
+    variables = [variable for network in moved for variable in network.trainable_variables]
+    return sgd_over(variables, rate, [variable for network in moved for variable in networks.head_variables(network)],
+                    head_factor)  # fmt: skip
 
 
-def sgd_over(variables, rate):
+def sgd_over(variables, rate, head=(), head_factor=1.0):
     optimizer = optimizers.SGD(rate, momentum=0.0)
-    optimizer.build(variables)
-    return optimizer
+    whole = optimizers.scaled(optimizer)  # else Keras would scale it by itself, in its own way
+    whole.build(variables)
+    optimizer.set_factors(head, head_factor)
+    return whole
 
 
 def streamed(method, batch):

@@ -136,7 +136,7 @@ def test_factors_and_decay_are_those_of_the_optimizer_inside(half_precision):
 @pytest.mark.parametrize("name", soon("supervised", "gct"))
 def test_methods_learn_in_float16(name, half_precision):
     method = make_method(name, rate=0.01, **CONTRACTS[name].shown)
-    assert isinstance(method.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert isinstance(method.optimizer, optimizers.LossScale)
     for seed in range(4):
         logged = step(method, make_batch(seed=seed))
     assert all(np.isfinite(value) for value in logged.values())
