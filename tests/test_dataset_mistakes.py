@@ -175,7 +175,7 @@ MISTAKES = {
     "16 bits": ("voc", each(VOC_MASKS, lambda v: v.astype(np.uint16)), {}, None, ["4 bad file(s)"],
                 [f"SegmentationClassAug/{name}.png: is 16-bit gray" for name in (*IDS[:2], *IDS[4:])]),
     "0 and 255": ("image_folder", each("masks/**/*.png", lambda v: np.uint8(255 * (v == 1))), {}, None,
-                  ["data.labeled: all labels show class 0", "alone", 'data.values {"0": 0, "255": 1}'], []),
+                  ["data.labeled: all labels show 'cat' alone", "alone", 'data.values {"0": 0, "255": 1}'], []),
     # classes
     **{f"classes for {source}": (source, None, {}, TWO, ["task.classes has 2 entries, which are not the"], [])
        for source in ("voc", "cityscapes", "ade20k")},

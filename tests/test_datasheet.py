@@ -83,6 +83,13 @@ def test_lists_of_a_part(config, capsys, tmp_path, root):  # noqa: F811
     assert run(capsys, "check", again)[0] == 0
 
 
+def test_what_had_no_label_stays_among_the_unlabeled(config, capsys, tmp_path):
+    arguments = ["split", config(), "--labeled", "1", "--output", "lists", "--set", "data.unlabeled=unlabeled.txt"]
+    assert run(capsys, *arguments)[0] == 0
+    labeled, unlabeled = ((tmp_path / f"lists/{name}.txt").read_text().split() for name in ("labeled", "unlabeled"))
+    assert len(labeled) == 2 and set(unlabeled) > {"c.png"} and not set(labeled) & set(unlabeled)
+
+
 @pytest.mark.parametrize("text, words", [("0", "of 2 labeled images that is 0"), ("2", "that is 2; give 1 to 1"),
                                          ("half", "write a share as 1/8"), ("1/0", "write a share"),
                                          ("1.5", "write a share as 1/8"), ("100%", "that is 2"),

@@ -209,7 +209,7 @@ def test_names_with_spaces_and_names_in_full(root):
 
 def test_classes_that_no_label_shows_are_told(root, capsys):
     load(root, classes=(*CLASSES, "car", "van"))
-    assert "warning: no label of data.labeled shows 3, 4 of task.classes" in capsys.readouterr().err
+    assert "warning: no label of data.labeled shows 'car', 'van' of task.classes" in capsys.readouterr().err
     load(root)
     assert capsys.readouterr().err == ""
 

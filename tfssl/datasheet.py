@@ -143,8 +143,10 @@ def chosen(shows, count, seed):
     return sorted(int(number) for number in [*taken, *left[: count - len(taken)]])
 
 
-def split(examples, classes, ignore_index, text, seed):
-    """(labeled, unlabeled): the lines of two lists that part Examples with labels."""
+def split(source, ignore_index, text, seed):
+    """(labeled, unlabeled): the lines of two lists, one with some of a Source's labeled images, the other with the rest
+    of them and all that had no label before."""
+    examples, classes = source.labeled, len(source.classes)
     if examples.lines is None:
         raise UserError("only data in files can be parted into lists; its source has none to name")
     count = amount_of(text, examples.count)
@@ -153,5 +155,7 @@ def split(examples, classes, ignore_index, text, seed):
     labels = (examples.label(number).numpy() for number in range(examples.count))
     shows = np.array([class_pixels(label, classes, ignore_index)[:-1] > 0 for label in labels])
     taken = set(chosen(shows, count, seed))
-    return ([line for number, line in enumerate(examples.lines) if number in taken],
-            [line for number, line in enumerate(examples.lines) if number not in taken])  # fmt: skip
+    labeled = [line for number, line in enumerate(examples.lines) if number in taken]
+    rest = [line for number, line in enumerate(examples.lines) if number not in taken]
+    known, others = set(examples.names), source.unlabeled
+    return labeled, rest + [line for name, line in zip(others.names, others.lines, strict=True) if name not in known]

@@ -35,7 +35,7 @@ def split(given):
     settings, source = load(given.config, given.set)
     if not source.classes:
         raise UserError(f"{given.config}: its labels are no classes, which lists are parted by")
-    parts = datasheet.split(source.labeled, len(source.classes), settings.task.ignore_index, given.labeled, given.seed)
+    parts = datasheet.split(source, settings.task.ignore_index, given.labeled, given.seed)
     paths = [given.output / f"{name}.txt" for name in ("labeled", "unlabeled")]
     if taken := [str(path) for path in paths if path.exists()]:
         raise UserError(f"--output: {' and '.join(taken)} exist; delete them, or choose another folder")

@@ -26,6 +26,7 @@ CLASSES = tuple(range(BYTES))  # and what they mean where nothing else is said
 NOTHING = BYTES  # what a value means that labels of a dataset do not have
 MISSING = "does not exist"
 MOST_BESIDE = 12  # folders that are told beside one that is missing
+MOST_NAMED = 10  # classes that are told to be lacking
 
 
 @dataclass(frozen=True)
@@ -199,13 +200,14 @@ def _judge_classes(pairs, findings, classes, ignore_index):
     """Of the labels that teach: one class is too few to tell apart, and one that none shows is not learned."""
     found = {value for pair in pairs for value in findings["label", pair.label].values}
     shown = {value for pair in pairs for value in pair.classes(findings["label", pair.label])} - {ignore_index}
-    if len(shown) == 1 < classes:
+    if len(shown) == 1 < len(classes):
         binary = '; masks of 0 and 255 are read by data.values {"0": 0, "255": 1}' if found == {0, 255} else ""
-        raise UserError(f"data.labeled: all labels show class {shown.pop()} of task.classes (counted from 0) alone, "
-                        f"where there are {classes}: nothing can be learned{binary}")  # fmt: skip
-    absent = spans(value for value in range(classes) if value not in shown)
+        raise UserError(f"data.labeled: all labels show {classes[shown.pop()]!r} alone, of {len(classes)} in "
+                        f"task.classes: nothing can be learned{binary}")  # fmt: skip
+    absent = [repr(name) for value, name in enumerate(classes) if value not in shown]
     if absent:
-        print(f"warning: no label of data.labeled shows {', '.join(absent)} of task.classes (counted from 0): nothing "
+        more = f" and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
+        print(f"warning: no label of data.labeled shows {', '.join(absent[:MOST_NAMED])}{more} of task.classes: nothing "
               "can be learned of them", file=sys.stderr)  # fmt: skip
 
 
@@ -225,7 +227,7 @@ def check(sets, *, root, classes, ignore_index, on_bad_file, colours=(), cache=N
     """Check every image and label of `sets` ({name: list of Pair}); return the sets that can be used.
 
     A bad file is one that is missing, not decodable, of the wrong kind or too large; a label also if its
-    size is not its image's, if it has a value that is no class (`classes`: their number), or if it is in
+    size is not its image's, if it has a value that is no class (`classes`: their names), or if it is in
     the set "labeled" and ignores every pixel. on_bad_file="fail" raises a UserError whose details name all
     of them; "skip" names them on stderr and leaves their pairs out. Where a whole folder is missing it is
     named in place of its files. colours: of the classes, where the palettes of labels must agree with them.
@@ -238,7 +240,7 @@ def check(sets, *, root, classes, ignore_index, on_bad_file, colours=(), cache=N
     for name, pairs in sets.items():
         usable[name] = []
         for pair in pairs:
-            problems = list(_problems(pair, findings, classes, ignore_index, colours, name == "labeled"))
+            problems = list(_problems(pair, findings, len(classes), ignore_index, colours, name == "labeled"))
             for file, problem in problems:
                 folder = os.path.dirname(file)
                 if problem == MISSING and folder not in folders:

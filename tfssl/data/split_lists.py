@@ -134,7 +134,7 @@ def from_lists(root, lists, *, layout, size, flips, on_bad_file, classes, palett
     named = {name: {pair.image: pair.name for pair in pairs} for name, pairs in sets.items()}
     attempt(problems, refuse_overlaps, named)
     _warn_of_duplicates(sets)
-    sets = attempt(problems, check, sets, root=root, classes=len(classes), ignore_index=ignore_index,
+    sets = attempt(problems, check, sets, root=root, classes=classes, ignore_index=ignore_index,
                    on_bad_file=on_bad_file, colours=palette if fixed else ())  # fmt: skip
     raise_all(problems)
     sets.setdefault("unlabeled", [replace(pair, label=None, label_name=None) for pair in sets["labeled"]])
