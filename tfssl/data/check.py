@@ -207,8 +207,8 @@ def _judge_classes(pairs, findings, classes, ignore_index):
     absent = [repr(name) for value, name in enumerate(classes) if value not in shown]
     if absent:
         more = f" and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
-        print(f"warning: no label of data.labeled shows {', '.join(absent[:MOST_NAMED])}{more} of task.classes: nothing "
-              "can be learned of them", file=sys.stderr)  # fmt: skip
+        print(f"warning: no label of data.labeled shows {', '.join(absent[:MOST_NAMED])}{more} of task.classes: "
+              "nothing can be learned of them", file=sys.stderr)  # fmt: skip
 
 
 def _missing_folder(name, root):
