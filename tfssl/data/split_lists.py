@@ -154,7 +154,7 @@ def _list_paths(root, lists, partition, layout):
     if with_partition and partition is None:
         raise UserError(f"{', '.join(with_partition)} has {{partition}}, but data.partition is not given")
     if partition is not None and not with_partition:
-        raise UserError(f"data.partition is {partition}, but no list path has {{partition}} in it")
+        raise UserError(f"data.partition is {partition}, but no list path has {{partition}} in it; set it to null")
     paths = {name: path.replace("{partition}", str(partition)) for name, path in given.items()}
     splits = {name: layout.split(root, path) for name, path in paths.items()}
     missing = [f"data.{name}: no file {os.path.join(root, path)}{_partitions(root, given[name])}"
