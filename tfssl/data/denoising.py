@@ -105,7 +105,7 @@ def _files(folder):
     if not pairs:
         raise UserError(f"data.folder {folder} has no file that ends in {', '.join(ENDINGS)}")
     try:
-        check({"folder": pairs}, root=root, classes=0, ignore_index=255, on_bad_file="fail")
+        check({"folder": pairs}, root=root, classes=(), ignore_index=255, on_bad_file="fail")
     except UserError as error:
         raise UserError(f"data.folder {folder}: {len(error.details)} file(s) cannot be used, named above; mend them "
                         "or take them out", error.details) from None  # fmt: skip
