@@ -236,7 +236,8 @@ def _explain(error, model, place=""):
         return f"{name}: unknown key{_nearest(path[-1], _keys(model, path[:-1]))}"
     if first["type"] == "missing":
         return f"{name}: is missing"
-    return f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}, but it is {json.dumps(first['input'], default=str)}"
+    said = first["msg"].removeprefix("Value error, ")  # of a rule of our own
+    return f"{name}: {said[0].lower()}{said[1:]}, but it is {json.dumps(first['input'], default=str)}"
 
 
 def _keys(model, path):
