@@ -75,6 +75,12 @@ def test_the_resolved_configuration_says_every_default(finished):
     assert list(content)[:3] == ["about", "seed", "deterministic"]
 
 
+def test_unlabeled_images_that_are_the_labeled_ones_are_told(unexported, capsys):
+    path, folder = unexported
+    fit.fit(path, ["data.unlabeled=labeled.txt", 'method={"name": "mean_teacher"}'], folder.with_name("other"))
+    assert "warning: every unlabeled image is a labeled one" in capsys.readouterr().err
+
+
 def test_metrics_hold_the_scores_of_every_network_by_role(finished):
     _, folder = finished
     metrics = read(folder / "metrics.json")

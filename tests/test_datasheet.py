@@ -93,7 +93,8 @@ def test_what_had_no_label_stays_among_the_unlabeled(config, capsys, tmp_path):
 @pytest.mark.parametrize("text, words", [("0", "of 2 labeled images that is 0"), ("2", "that is 2; give 1 to 1"),
                                          ("half", "write a share as 1/8"), ("1/0", "write a share"),
                                          ("1.5", "write a share as 1/8"), ("100%", "that is 2"),
-                                         ("150%", "that is 3"), ("-1", "give 1 to 1")])  # fmt: skip
+                                         ("150%", "that is 3"), ("-3", "that is -3; give 1 to 1"),
+                                         ("1.0", "write a share as 1/8")])  # fmt: skip
 def test_amounts_that_cannot_be(config, capsys, text, words):
     status, _, told = run(capsys, "split", config(), f"--labeled={text}", "--output", "lists")
     assert status == 2 and words in told

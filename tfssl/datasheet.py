@@ -117,9 +117,9 @@ def amount_of(text, total):
         share = Fraction(text[:-1]) / 100 if text.endswith("%") else Fraction(text)
     except (ValueError, ZeroDivisionError):
         share = Fraction(3, 2)  # neither
-    if share > 1 and share.denominator > 1 and not text.endswith("%"):
+    if share >= 1 and (share.denominator > 1 or "." in text) and not text.endswith("%"):
         raise UserError(f"--labeled {text}: write a share as 1/8, or a number of images")
-    count = round(share * total) if share < 1 or text.endswith("%") else int(share)
+    count = round(share * total) if 0 < share < 1 or text.endswith("%") else int(share)
     if not 1 <= count < total:
         raise UserError(f"--labeled {text}: of {total} labeled images that is {count}; give 1 to {total - 1}")
     return count

@@ -136,7 +136,7 @@ def _onnx(place):
         return session.run(["probabilities"], {"image": image})[0]
 
     def probabilities(image):
-        return tf.ensure_shape(tf.numpy_function(run, [image], tf.float32), [1, None, None, channels])
+        return tf.ensure_shape(tf.numpy_function(run, [image], tf.float32), [None, None, None, channels])
 
     return probabilities
 

@@ -38,6 +38,7 @@ def fit(path, overrides=(), output_dir=None):
         print(f"{settings.training.steps} steps on {source.labeled.count} labeled and {source.unlabeled.count} "
               f"unlabeled images; scores every {settings.training.evaluate_every} steps", flush=True)  # fmt: skip
         tell(run.method)
+        tell_of_nothing_new(run.method, source)
         finish(run, train(run))
     return folder
 
@@ -70,6 +71,13 @@ def tell(method):
         print(f"memories of the method: {method.megabytes:,.0f} MB on each device", flush=True)
     for caution in method.cautions():
         print(f"warning: {caution}", file=sys.stderr, flush=True)
+
+
+def tell_of_nothing_new(method, source):
+    """A list of unlabeled images that was forgotten: then the labeled ones serve."""
+    if method.uses_unlabeled and set(source.unlabeled.names) <= set(source.labeled.names):
+        print("warning: every unlabeled image is a labeled one; name others in data.unlabeled or data.candidates",
+              file=sys.stderr, flush=True)  # fmt: skip
 
 
 def train(run):

@@ -236,8 +236,8 @@ def make_strategy(training):
     shares = training.accumulate * (len(devices) if several else 1)
     for key in ("labeled_batch", "unlabeled_batch"):
         if getattr(training, key) % shares:
-            raise UserError(f"training.{key} is {getattr(training, key)}: make it a multiple of {shares}, "
-                            f"{len(devices) if several else 1} device(s) by training.accumulate")  # fmt: skip
+            raise UserError(f"training.{key} is {getattr(training, key)}: make it a multiple of {shares}, the devices "
+                            f"({shares // training.accumulate}) times training.accumulate")  # fmt: skip
     if not several:
         return tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy([device.name for device in devices])

@@ -133,8 +133,8 @@ class SemiSupervised(keras.Model):
             raise UserError(f"data.crop is {list(crop)}: the method turns images by 90 degrees, so give both sides the "
                             "same length")  # fmt: skip
         if self.mixes and unlabeled < 2:
-            raise UserError("training.unlabeled_batch: this method mixes images, so it needs two on each device, not "
-                            f"{unlabeled}")  # fmt: skip
+            raise UserError("training.unlabeled_batch: this method mixes images, so it needs two on each device and in "
+                            f"each of the training.accumulate parts, not {unlabeled}")  # fmt: skip
 
     # What a page uses.
 

