@@ -1,6 +1,8 @@
 """The configurations that come with the project: each is valid, says what it is, and runs."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ SHORT = ["training.steps=4", "training.evaluate_every=4", "training.checkpoint_e
          "evaluation.pictures=1"]  # fmt: skip
 FEW = [f"data.{name}_scenes=6" for name in ("held_out", "validation", "test")]
 DENOISE = "_denoise"
+SYSTEMS = {"robust_mutual", "u2pl", "cross_teacher", "gta", "gct", "gct_denoise"}  # the others take `make soak`
 FURTHER = {
     "adversarial",
     "classmix",
@@ -72,11 +75,16 @@ def test_each_has_a_folder_of_its_own():
     assert fit.default_folder("somewhere/mine.json") == fit.default_folder("mine.json") == Path("runs/mine")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", EMBEDDED, ids=name_of)
+@pytest.mark.parametrize("path", [
+    pytest.param(path, id=name_of(path), marks=pytest.mark.slow if path.stem in SYSTEMS else pytest.mark.soak)
+    for path in EMBEDDED])  # fmt: skip
 def test_the_embedded_configurations_run_to_their_exports(path, tmp_path):
+    """As a user runs them: in a process of its own, which also gives the memory back."""
     few = ["data.validation=2", "data.held_out=2"] if path.stem.endswith(DENOISE) else FEW
-    folder = fit.fit(path, [*SHORT, *few], tmp_path / "run")
+    folder, overrides = tmp_path / "run", [word for value in (*SHORT, *few) for word in ("--set", value)]
+    command = [sys.executable, "-m", "tfssl.fit", str(path), "--output-dir", str(folder), *overrides]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
     assert [row["step"] for row in table(folder / "history.csv")] == ["1", "2", "3", "4"]
     assert (folder / "export" / "saved_model" / "1").is_dir() and (folder / "export" / "onnx" / "model.onnx").is_file()
 
