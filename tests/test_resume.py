@@ -152,8 +152,8 @@ def test_half_written_rows_and_a_save_without_its_name_are_forgotten(root, tmp_p
 # Two replicas, in processes of their own.
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("xla", [False, True])
+@pytest.mark.parametrize(
+    "xla", [pytest.param(False, marks=pytest.mark.soak), pytest.param(True, marks=pytest.mark.slow)])  # fmt: skip
 def test_a_run_on_two_replicas_scores_exports_and_goes_on_to_the_same_bits(root, tmp_path, xla):
     training = TRAINING | {"strategy": "mirrored", "xla": xla, "labeled_batch": 2, "unlabeled_batch": 4}
     content = configuration(
@@ -251,16 +251,18 @@ def saved(folder, step):
     return lambda: state.is_file() and f'model_checkpoint_path: "ckpt-{step}"' in state.read_text()
 
 
-@pytest.mark.slow
-def test_kill_9_at_any_moment_and_the_same_command_give_the_same_bits(root, tmp_path):
+@pytest.mark.parametrize("moments", [
+    pytest.param([(saving, 6), (logged, 15)], marks=pytest.mark.slow),
+    # of steps 0 to 4, 4 to 12 and 12 to 20: warm-up and two stages
+    pytest.param([(logged, 2), (saving, 6), (logged, 11), (saved, 15)], marks=pytest.mark.soak)])  # fmt: skip
+def test_kill_9_at_any_moment_and_the_same_command_give_the_same_bits(root, tmp_path, moments):
     training = TRAINING | {"steps": 20, "evaluate_every": 10, "log_every": 1, "optimizer": "adamw"}
     content = configuration(root, networks=[SEGFORMER], method=MUTUAL, training=training)
     path = write_configuration(tmp_path / "run.json", content)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(path, whole).wait() == 0
-    # of steps 0 to 4, 4 to 12 and 12 to 20: warm-up and two stages
-    for moment in (logged(killed, 2), saving(killed, 6), logged(killed, 11), saved(killed, 15)):
-        kill_when(start(path, killed), moment)
+    for moment, step in moments:
+        kill_when(start(path, killed), moment(killed, step))
     assert start(path, killed).wait() == 0
     assert_same_run(whole, killed)
     assert [int(row["step"]) for row in table(killed / "history.csv")] == list(range(1, 21))
