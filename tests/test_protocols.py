@@ -197,3 +197,11 @@ def test_detailed_scores():
     assert scores["mean_class_accuracy"] == pytest.approx(np.mean(accuracy))
     assert scores["calibration_error"] == pytest.approx(0.8 - np.mean(labels == told), abs=1e-6)
     assert 0 < scores["boundary_iou"] < 1
+
+
+def test_no_two_groups_of_windows_are_computed_at_once():
+    """TensorFlow's fused convolutions keep state: two iterations at once wrote into each other's memory."""
+    slide = tf.function(lambda image: protocols.slide(lambda part: part, image, 3, (24, 24), 0.5))
+    graph = slide.get_concrete_function(tf.TensorSpec([1, None, None, 3])).graph
+    loops = [operation for operation in graph.get_operations() if operation.type in ("While", "StatelessWhile")]
+    assert [loop.get_attr("parallel_iterations") for loop in loops] == [1]

@@ -83,7 +83,9 @@ def slide(predict, image, channels, crop, overlap):
         return start + WINDOWS, tf.foldl(laid, (some, with_count), total)
 
     total = tf.zeros([size[0], size[1], channels + 1])
-    _, total = tf.while_loop(lambda start, _: start < tf.shape(corners)[0], add, (0, total))
+    # One after the other: it bounds memory, and a convolution of oneDNN that has an addition fused into it (TensorFlow
+    # 2.21) keeps what it adds in its kernel, so that two iterations at once wrote into each other's memory.
+    _, total = tf.while_loop(lambda start, _: start < tf.shape(corners)[0], add, (0, total), parallel_iterations=1)
     return (total[..., :-1] / total[..., -1:])[None]
 
 
