@@ -117,8 +117,16 @@ class Evaluation(Section):
 
 
 class Export(Section):
+    """sliding: the SavedModel looks through windows of evaluation.crop with evaluation.overlap. flip: at the mirrored
+    image too. most_pixels: larger images are refused. reduced_precision: try a variant in 8 bits, and say what came of
+    it."""
+
     saved_model: bool = True
     onnx: bool = True
+    sliding: bool = False
+    flip: bool = False
+    most_pixels: pydantic.PositiveInt = 25_000_000
+    reduced_precision: bool = True
 
 
 class Config(Section):
@@ -132,6 +140,12 @@ class Config(Section):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     export: Export = Export()
+
+    @pydantic.model_validator(mode="after")
+    def windows(self):
+        if self.export.sliding and self.evaluation.crop is None:
+            raise ValueError("export.sliding needs evaluation.crop, the size of a window")
+        return self
 
 
 def load(path, overrides=()):

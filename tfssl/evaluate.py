@@ -105,40 +105,37 @@ def watcher(method, examples, task, held_out=True, most=64):
     return watch
 
 
-def exported(kind, folder):
-    """The network that a run's folder has exported: images at their own size -> {"logits"}, here of its probabilities
-    the logarithm."""
+def exported(kind, folder, task):
+    """The network that a run's folder has exported: images at their own size -> {"logits"}."""
     place = folders.published(folder / "export").get(kind)
     if place is None:
         raise errors.UserError(f"{folder}: has no export as {kind}; make one by python -m tfssl.export {folder}")
-    probabilities = {"saved_model": _saved_model, "onnx": _onnx}[kind](place)
+    return {"saved_model": _saved_model, "onnx": _onnx}[kind](place, task)
+
+
+def _saved_model(place, task):
+    loaded = tf.saved_model.load(str(place))  # its signatures alone do not keep its variables
 
     def network(image, training=False):
-        return {"logits": tf.math.log(tf.maximum(probabilities(image), 1e-30))}
+        return loaded.signatures["logits"](image=tf.cast(image, tf.uint8))
 
     return network
 
 
-def _saved_model(place):
-    loaded = tf.saved_model.load(str(place))  # its signatures alone do not keep its variables
-
-    def probabilities(image):
-        return loaded.signatures["probabilities"](image=tf.cast(image, tf.uint8))["probabilities"]
-
-    return probabilities
-
-
-def _onnx(place):
+def _onnx(place, task):
+    """It gives a class and how sure it is; the rest of the probability is laid on the other classes in equal parts."""
     session = onnxruntime.InferenceSession(str(place))
-    channels = session.get_outputs()[-1].shape[-1]
 
     def run(image):
-        return session.run(["probabilities"], {"image": image})[0]
+        return session.run(["mask", "confidence"], {"image": image})
 
-    def probabilities(image):
-        return tf.ensure_shape(tf.numpy_function(run, [image], tf.float32), [None, None, None, channels])
+    def network(image, training=False):
+        mask, confidence = tf.numpy_function(run, [tf.cast(image, tf.uint8)], [tf.uint8, tf.float32])
+        chosen = tf.one_hot(tf.ensure_shape(mask, [None, None, None]), task.channels)
+        sure = tf.ensure_shape(confidence, [None, None, None])[..., None]
+        return {"logits": task.logits(chosen * sure + (1 - chosen) * (1 - sure) / max(task.channels - 1, 1))}
 
-    return probabilities
+    return network
 
 
 def write_tallies(path, tallies, names, step):
@@ -146,6 +143,16 @@ def write_tallies(path, tallies, names, step):
     partial = path.with_name(f".partial-{path.name}")
     np.savez(partial, tallies=tallies, names=names, step=step)
     partial.replace(path)
+
+
+def refuse_views(run):
+    """What was exported looks at an image in its own way, which was chosen when it was exported."""
+    evaluation = run.settings.evaluation
+    if not run.task.has_classes:
+        raise errors.UserError(f"--exported is for networks of classes, not for task.name {run.task.name}")
+    if evaluation.protocol == "sliding" or evaluation.flip or tuple(evaluation.scales) != (1.0,):
+        raise errors.UserError("--exported: windows and mirrored images are chosen on exporting (export.sliding, "
+                               "export.flip); set evaluation.protocol=whole, flip=false and scales=[1]")  # fmt: skip
 
 
 def main(arguments=None):
@@ -157,13 +164,13 @@ def main(arguments=None):
     parser.add_argument("--set", action="append", default=[], metavar="A.B=JSON", help="change the run's configuration")
     given = parser.parse_args(arguments)
     run = runs.reopen(given.run, given.set, original_size=bool(given.exported))
-    if given.exported and not run.task.has_classes:
-        raise errors.UserError(f"--exported is for networks of classes, not for task.name {run.task.name}")
+    if given.exported:
+        refuse_views(run)
     examples = getattr(run.source, given.on)
     if examples is None:
         raise errors.UserError(f"{given.run}: its data has no {given.on} set; name one in data.{given.on}")
     evaluation = run.settings.evaluation
-    scored = {given.exported: exported(given.exported, given.run)} if given.exported else run.scored
+    scored = {given.exported: exported(given.exported, given.run, run.task)} if given.exported else run.scored
     found = {role: score(network, examples, run.task, evaluation) for role, network in scored.items()}
     result = {"on": given.on, "images": examples.count, "step": run.step,
               "evaluation": evaluation.model_dump(mode="json"),

@@ -14,9 +14,11 @@ FREE_TO_CHANGE = ("about", "evaluation", "export")  # sections that may differ w
 
 def published(folder):
     """{what: path} of the newest exports of a finished run."""
-    versions = sorted((folder / "saved_model").glob("[0-9]*"), key=lambda path: int(path.name))
-    onnx = folder / "onnx" / "model.onnx"
-    return ({"saved_model": versions[-1]} if versions else {}) | ({"onnx": onnx} if onnx.is_file() else {})
+    newest = {kind: max((path for path in (folder / kind).glob("[0-9]*") if path.name.isdecimal()),
+                        key=lambda path: int(path.name), default=None)
+              for kind in ("saved_model", "onnx")}  # fmt: skip
+    places = {"saved_model": newest["saved_model"], "onnx": newest["onnx"] and newest["onnx"] / "model.onnx"}
+    return {kind: place for kind, place in places.items() if place}
 
 
 @contextlib.contextmanager
@@ -25,15 +27,24 @@ def claim(folder, settings):
     path = folder / "config.json"
     content = settings.model_dump(mode="json")
     make_folder(folder)
-    with contextlib.ExitStack() as stack:
+    with alone_in(folder, "training"):
         with _writing_to(folder):
-            held = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, held)
-            _lock(folder, held)
             if path.is_file():
                 refuse_change(folder, config.read_json(path), content)
             write_json(path, content)
         yield
+
+
+@contextlib.contextmanager
+def alone_in(folder, doing):
+    """Keep all other processes that ask for it out of a folder, until the block or this process ends."""
+    with _writing_to(folder):
+        held = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(folder, held, doing)
+        yield
+    finally:
+        os.close(held)
 
 
 def make_folder(folder):
@@ -50,14 +61,15 @@ def _writing_to(folder):
         raise UserError(f"{folder}: cannot write there ({error.strerror}); choose another --output-dir") from None
 
 
-def _lock(folder, held):
+def _lock(folder, held, doing):
     """Keep all other processes out, until the folder's descriptor `held` is closed or this process ends."""
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"{folder}: another process is training there; wait, or choose --output-dir") from None
+        instead = ", or choose --output-dir" if doing == "training" else ""
+        raise UserError(f"{folder}: another process is {doing} there; wait{instead}") from None
     except OSError:
-        print(f"warning: {folder}: its disk knows no locks; see that no other process trains there", file=sys.stderr)
+        print(f"warning: {folder}: its disk knows no locks; see that nothing else is {doing} there", file=sys.stderr)
 
 
 def refuse_change(folder, before, now):

@@ -65,17 +65,22 @@ def read_at(image, size):
     """image float [B,H,W,C] at size (h, w), as images are read for training: bilinear, with antialiasing.
 
     What `tf.image.resize(antialias=True)` gives, as matrix products with dynamic sizes: its own operation has no
-    counterpart in ONNX.
+    counterpart in ONNX. (Nor are these sums over indices: as such they would transpose the image.)
     """
-    for axis, new in ((1, size[0]), (2, size[1])):
-        old = tf.shape(image)[axis]
-        step = tf.cast(old, tf.float32) / new
-        centres = (tf.range(new, dtype=tf.float32) + 0.5) * step - 0.5
-        distance = tf.abs(centres[:, None] - tf.cast(tf.range(old), tf.float32)) / tf.maximum(step, 1.0)
-        weight = tf.nn.relu(1.0 - distance)
-        weight /= tf.reduce_sum(weight, axis=1, keepdims=True)
-        image = tf.einsum("ij,bjwc->biwc" if axis == 1 else "ij,bhjc->bhic", weight, image)
-    return image
+    batch, height, width, channels = (tf.shape(image)[axis] for axis in range(4))
+    rows = tf.reshape(image, [batch, height, width * channels])
+    rows = tf.matmul(_antialiased(size[0], height), rows)
+    read = tf.matmul(_antialiased(size[1], width), tf.reshape(rows, [batch, size[0], width, channels]))
+    return tf.ensure_shape(read, [None, *size, image.shape[3]])
+
+
+def _antialiased(new, old):
+    """Matrix [new, old] of linear interpolation that averages over what it leaves out; `old` may be a tensor."""
+    step = tf.cast(old, tf.float32) / new
+    centres = (tf.range(new, dtype=tf.float32) + 0.5) * step - 0.5
+    distance = tf.abs(centres[:, None] - tf.cast(tf.range(old), tf.float32)) / tf.maximum(step, 1.0)
+    weight = tf.nn.relu(1.0 - distance)
+    return weight / tf.reduce_sum(weight, axis=1, keepdims=True)
 
 
 def _samples_coincide(old, new):

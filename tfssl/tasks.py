@@ -2,7 +2,8 @@
 
 A task says what a label is (`known`, `target`), what logits mean (`activation`, `decode`), how far two predictions are
 apart (`difference`), how examples are counted together (`tally`) into `scores`, which of these `measures` are followed
-and what a served network gives (`outputs`, under the two names in `served`: pixels of a picture file, then numbers).
+and what a served network gives: `outputs`, of which `picture` names the 8-bit one, and the signature `numbers`, for
+those who post-process.
 """
 
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow as tf
 from tfssl import losses, measures, pictures
 
 WHITE = 255.0
+LEAST_PROBABILITY = 1e-30  # whose logarithm is still a number
 LEAST_ERROR = 1e-10  # mean squared error, of 0..1: no PSNR is above 100 dB
 
 ONE_CLASS = 0.99  # of all pixels: what makes a prediction one of a single class
@@ -23,7 +25,7 @@ class Segmentation:
     """
 
     name, has_classes = "segmentation", True
-    served = ("mask", "probabilities")
+    picture, numbers = "mask", "logits"
     measures = ("miou", "pixel_accuracy")
     pseudo_measures = {"pseudo_label_miou": "miou", "pseudo_label_accuracy": "pixel_accuracy"}
 
@@ -136,10 +138,22 @@ class Segmentation:
             interval = f" ({100 * low:.2f} to {100 * high:.2f})"
         return f"mIoU {100 * score['miou']:6.2f} %{interval}   pixel accuracy {100 * score['pixel_accuracy']:6.2f} %"
 
+    def logits(self, activation):
+        """What the softmax of is `activation`."""
+        return tf.math.log(tf.maximum(activation, LEAST_PROBABILITY))
+
     def outputs(self, logits):
-        """{"mask": [B, H, W], uint8 or, of more than 256 classes, int32; "probabilities": [B, H, W, C]}."""
-        kind = tf.uint8 if logits.shape[-1] <= 256 else tf.int32
-        return {"mask": tf.cast(self.decode(logits), kind), "probabilities": tf.nn.softmax(logits)}
+        """{"mask": uint8 [B, H, W]; "confidence": float32 [B, H, W], the probability of that class}.
+
+        The greatest probability is 1 / sum(exp(logits - greatest logit)): without the others it takes half the time.
+        """
+        apart = logits - tf.reduce_max(logits, axis=-1, keepdims=True)
+        confidence = 1.0 / tf.reduce_sum(tf.exp(apart), axis=-1)
+        return {"mask": tf.cast(self.decode(logits), tf.uint8), "confidence": confidence}
+
+    def values(self, logits):
+        """What the signature `numbers` gives."""
+        return logits
 
     def panels(self, label, logits, palette):
         """{title: uint8 [H, W, 3]} of one example: its label [H, W], its logits [H, W, C] and what they say."""
@@ -166,7 +180,7 @@ class Regression:
     """
 
     name, has_classes = "regression", False
-    served = ("output_image", "values")
+    picture, numbers = "output_image", "values"
     measures = ("psnr",)
     pseudo_measures = {"pseudo_label_psnr": "psnr"}
     classes, channels, ignore_index = (), 3, float("nan")
@@ -218,6 +232,13 @@ class Regression:
 
     def summary(self, score):
         return f"PSNR {score['psnr']:6.2f} dB"
+
+    def logits(self, activation):
+        return activation
+
+    def values(self, logits):
+        """What the signature `numbers` gives."""
+        return self.decode(logits)
 
     def outputs(self, logits):
         """{"output_image": uint8 [B, H, W, 3]; "values": the same before rounding, float32 in 0..255}."""

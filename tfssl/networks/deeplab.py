@@ -11,6 +11,7 @@ from tfssl.networks.layers import (
     Dropout,
     Rate,
     ResizeLike,
+    Sum,
     image_input,
     normalise,
     point_classifier,
@@ -77,7 +78,7 @@ def _summed_pyramid(x, channels):
                             kernel_initializer=keras.initializers.RandomNormal(stddev=0.01))(x)
         for rate in _V2_RATES
     ]  # fmt: skip
-    return keras.layers.Add(name="pyramid_sum")(branches)
+    return Sum(name="pyramid_sum")(branches)
 
 
 def _groups(channels):

@@ -5,7 +5,7 @@ from typing import Literal
 import keras
 import pydantic
 
-from tfssl.networks.layers import Enlarge, Rate, ResizeLike, image_input, point_classifier, with_classifier
+from tfssl.networks.layers import Enlarge, Rate, ResizeLike, Sum, image_input, point_classifier, with_classifier
 from tfssl.networks.pretrained import load
 from tfssl.networks.vit import ENCODERS, vision_transformer
 
@@ -53,7 +53,7 @@ def dpt(
     for number, level in reversed(list(enumerate(levels, start=1))):
         name = f"fuse{number}"
         if x is not None:
-            level = keras.layers.Add(name=f"{name}_add")([x, _unit(level, f"{name}_level")])
+            level = Sum(name=f"{name}_add")([x, _unit(level, f"{name}_level")])
         x = _unit(level, f"{name}_sum")
         if number > 1:
             x = ResizeLike(name=f"{name}_resize")([x, levels[number - 2]])
@@ -86,4 +86,4 @@ def _unit(x, name):
     for part in "ab":
         y = keras.layers.ReLU(name=f"{name}_{part}_relu")(y)
         y = keras.layers.Conv2D(x.shape[-1], 3, padding="same", name=f"{name}_{part}")(y)
-    return keras.layers.Add(name=f"{name}_shortcut")([x, y])
+    return Sum(name=f"{name}_shortcut")([x, y])

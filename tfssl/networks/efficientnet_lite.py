@@ -2,7 +2,7 @@
 
 import keras
 
-from tfssl.networks.layers import StochasticDepth, drop_rate, image_input, normalise
+from tfssl.networks.layers import StochasticDepth, Sum, drop_rate, image_input, normalise
 
 # kernel, repeats, filters, expansion, stride of the seven groups of blocks
 _GROUPS = [
@@ -80,7 +80,7 @@ def _block(x, index, kernel, filters, expansion, stride, dilation, rate, batch_n
     x = _normalise(x, name + "bn2", batch_norm)
     if stride == 1 and inputs.shape[-1] == filters:
         x = StochasticDepth(rate, number=index + 1, name=name + "stochastic_depth")(x)
-        x = keras.layers.Add(name=name + "add")([inputs, x])
+        x = Sum(name=name + "add")([inputs, x])
     return x
 
 

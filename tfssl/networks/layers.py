@@ -71,6 +71,18 @@ def drop_rate(rate, mode, index, count):
 
 
 @register
+class Sum(keras.layers.Add):
+    """The sum of maps [B,H,W,C], kept apart from the convolutions before it.
+
+    TensorFlow 2.21 fuses a convolution, its bias and a sum into one oneDNN kernel, which keeps what it adds in itself:
+    two calls at the same time, as a server makes them, then add each other's maps or end in a segmentation fault.
+    """
+
+    def call(self, inputs):
+        return super().call([tf.ensure_shape(each, each.shape) for each in inputs])
+
+
+@register
 def gelu(x):
     """GELU, exact. (That of Keras uses erfc, which ONNX does not have.)"""
     return 0.5 * x * (1.0 + tf.math.erf(x / tf.cast(math.sqrt(2.0), x.dtype)))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import keras
 
-from tfssl.networks.layers import IMAGENET, Standardise, StochasticDepth, drop_rate, image_input, normalise
+from tfssl.networks.layers import IMAGENET, Standardise, StochasticDepth, Sum, drop_rate, image_input, normalise
 
 DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 _BLUE_GREEN_RED = (103.939, 116.779, 123.68)  # means of ImageNet, as Caffe subtracts them
@@ -105,7 +105,7 @@ def _block(x, name, channels, stride, dilation, kind, batch_norm, *, shortcut, d
     x = keras.layers.ReLU(name=f"{name}_2_relu")(x)
     x = _convolution(x, 4 * channels, f"{name}_3", kind, batch_norm)
     x = StochasticDepth(drop, number, name=f"{name}_stochastic_depth")(x)
-    x = keras.layers.Add(name=f"{name}_add")([inputs, x])
+    x = Sum(name=f"{name}_add")([inputs, x])
     return keras.layers.ReLU(name=f"{name}_out")(x)
 
 

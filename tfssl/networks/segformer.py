@@ -15,6 +15,7 @@ from tfssl.networks.layers import (
     ResizeLike,
     Standardise,
     StochasticDepth,
+    Sum,
     drop_rate,
     gelu,
     image_input,
@@ -152,7 +153,7 @@ def _mix_ffn(x, channels, name):
 
 def _residual(x, branch, rate, number, name):
     branch = StochasticDepth(rate, number, name=name + "_stochastic_depth")(branch)
-    return keras.layers.Add(name=name + "_add")([x, branch])
+    return Sum(name=name + "_add")([x, branch])
 
 
 def _layer_norm(x, name, epsilon=1e-6):

@@ -9,6 +9,7 @@ from tfssl.networks.layers import (
     IMAGENET,
     Standardise,
     StochasticDepth,
+    Sum,
     drop_rate,
     gelu,
     image_input,
@@ -83,7 +84,7 @@ def _beside(x, branch, name, sizes, rate, number):
     if sizes.layer_scale:
         branch = Scale(name=f"{name}_scale")(branch)
     branch = StochasticDepth(rate, number, name=f"{name}_stochastic_depth")(branch)
-    return keras.layers.Add(name=f"{name}_add")([x, branch])
+    return Sum(name=f"{name}_add")([x, branch])
 
 
 @register

@@ -1,0 +1,62 @@
+"""How an export comes to its place: a numeric folder appears whole, by one rename, and never changes.
+
+A server that watches the folder loads a version as soon as its number is there.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from tfssl import folders
+from tfssl.errors import UserError
+
+PARTIAL = ".partial-"  # what a killed export leaves behind begins so; the next one removes it
+
+
+@contextlib.contextmanager
+def workshop(folder):
+    """A folder for unfinished files on the same disk as `folder`, which no other export uses at the same time."""
+    folders.make_folder(folder)
+    with folders.alone_in(folder, "exporting"):
+        for left in folder.glob(f"{PARTIAL}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder) as partial:
+            yield Path(partial)
+
+
+def free_version(parents, version):
+    """The given version number, or the next one; servers read 1 and 001 as the same number, and so do we."""
+    taken = {int(path.name): path for parent in parents if parent.is_dir()
+             for path in parent.iterdir() if path.name.isdecimal()}  # fmt: skip
+    if version is None:
+        return max(taken, default=0) + 1
+    if not isinstance(version, int) or version < 1:
+        raise UserError(f"export version {version!r}: give a whole number from 1 on")
+    if version in taken:
+        raise UserError(f"{taken[version]} exists: choose another version, a published one never changes")
+    return version
+
+
+def publish(part, destination):
+    """Move a finished file or folder to its place in one step, after all of it is on the disk."""
+    destination.parent.mkdir(exist_ok=True)
+    try:
+        for path in [*part.rglob("*"), part] if part.is_dir() else [part]:
+            _flush(path)
+        if part.is_dir() and destination.exists():  # an empty folder would be replaced without a word
+            raise FileExistsError(None, "it is there already")
+        os.replace(part, destination)
+        _flush(destination.parent)
+    except OSError as error:
+        raise UserError(f"{destination}: cannot publish the export there ({error.strerror})") from error
+
+
+def _flush(path):
+    """Wait until a file or a folder's list of names is on the disk."""
+    held = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(held)
+    finally:
+        os.close(held)
