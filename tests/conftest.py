@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 
 # Their fixtures; one of them keeps tests out of the user's cache of checks.
-pytest_plugins = ["tests.lists_for_tests", "tests.finished_for_tests", "tests.serving_for_tests", "tests.exports_for_tests"]
+pytest_plugins = [
+    f"tests.{name}_for_tests" for name in ("lists", "finished", "exports", "serving")
+]
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2

@@ -74,8 +74,8 @@ def test_ovmsclient_over_rest(served, right):
     client = ovmsclient.make_http_client(served.rest)
     assert client.get_model_status(NAME, 1) == {1: {"state": "AVAILABLE", "error_code": 0, "error_message": ""}}
     known = client.get_model_metadata(NAME, 1)
-    assert known["model_version"] == 1 and known["inputs"] == {"image_bytes": {"shape": [-1], "dtype": "DT_STRING"}}
-    assert known["outputs"].keys() == KINDS
+    signature = known["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert known["model_spec"]["version"] == "1" and signature["outputs"].keys() == KINDS
     answer = client.predict({"image_bytes": FILES}, NAME, 1)
     for name in "mask_png_bytes", "color_png_bytes":
         assert [unpacked(value) for value in answer[name]] == list(right[name])

@@ -45,7 +45,7 @@ def fit(path, overrides=(), output_dir=None):
 
 def export_what_is_lacking(run):
     exports = folders.published(run.folder / "export")
-    if {name for name, wanted in run.settings.export if wanted} - exports.keys():
+    if {kind for kind in ("saved_model", "onnx") if getattr(run.settings.export, kind)} - exports.keys():
         runs.take_best(run)
         exports |= export.export_run(run)
         report.write(run.folder)

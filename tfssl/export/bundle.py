@@ -97,9 +97,10 @@ def _metrics(scores):
     low, high = (100 * end for end in scores["miou_interval"])
     text = (f"{begin}mIoU {100 * scores['miou']:.2f} % (95 % interval over images {low:.2f} to {high:.2f}), pixel "
             f"accuracy {100 * scores['pixel_accuracy']:.2f} %, boundary IoU {100 * scores['boundary_iou']:.2f} %, "
-            f"expected calibration error {scores['calibration_error']:.3f}.\n\n| class | IoU, % |\n|---|---|\n")  # fmt: skip
-    return text + "\n".join(f"| {name} | {'not there' if value is None else f'{100 * value:.1f}'} |"
-                            for name, value in scores["per_class_iou"].items())  # fmt: skip
+            f"expected calibration error {scores['calibration_error']:.3f}.")  # fmt: skip
+    rows = [f"| {name} | {'not there' if value is None else f'{100 * value:.1f}'} |"
+            for name, value in scores["per_class_iou"].items()]  # fmt: skip
+    return "\n".join([text, "", "| class | IoU, % |", "|---|---|", *rows])
 
 
 def _parity(rows):

@@ -2,13 +2,14 @@
 
 import json
 
+import keras
 import onnx
 import tensorflow as tf
 import tf2onnx
 from tf2onnx.graph_matcher import GraphMatcher, OpTypePattern
 
 OPSET = 18  # ONNX Runtime 1.14 and later
-MOST_TRANSPOSES = 4  # each moves all values of its tensor
+MOST_TRANSPOSES = 4  # of a convolutional network: each moves all values of its tensor
 
 
 class ExportError(RuntimeError):
@@ -32,17 +33,17 @@ def write_onnx(product, path):
               "Image.ColorSpaceGamma": "SRGB"}  # fmt: skip
     onnx.helper.set_model_props(model, {**pixels, **{name: json.dumps(value) for name, value in product.facts.items()}})
     onnx.checker.check_model(model, full_check=True)
-    refuse_surprises(model)
+    refuse_surprises(model, None if attends(product.network) else MOST_TRANSPOSES)
     onnx.save(model, path)
 
 
 def rewrite_dilations(graph, operations):
-    """Dilated depthwise convolutions of "same" padding as such, where TensorFlow folds the image into a batch for them.
+    """Dilated convolutions of "same" padding as such, where TensorFlow folds the image into a batch for them.
 
     The converter does so only for padding that it finds as a constant; without it each of them is eight transpositions.
     """
     pattern = OpTypePattern("BatchToSpaceND", name="unfold", inputs=[
-        OpTypePattern("DepthwiseConv2dNative", name="convolution", inputs=[
+        OpTypePattern("Conv2D|DepthwiseConv2dNative", name="convolution", inputs=[
             OpTypePattern("SpaceToBatchND", name="fold", inputs=[OpTypePattern("*"), OpTypePattern("Const"),
                                                                  OpTypePattern("*")]),
             OpTypePattern("*"),
@@ -64,15 +65,21 @@ def rewrite_dilations(graph, operations):
     return graph.get_nodes()
 
 
-def refuse_surprises(model):
+def attends(network):
+    """Whether it is a transformer, whose blocks take heads and tokens apart and so transpose in any runtime."""
+    return any(isinstance(layer, keras.layers.MultiHeadAttention) or
+               isinstance(layer, keras.Model) and attends(layer) for layer in network.layers)  # fmt: skip
+
+
+def refuse_surprises(model, most_transposes=MOST_TRANSPOSES):
     """Raise ExportError where another runtime would compute something else, nothing at all, or slowly."""
     domains = {opset.domain for opset in model.opset_import if opset.domain not in ("", "ai.onnx")}
     used = {node.domain for node in _nodes(model.graph) if node.domain not in ("", "ai.onnx")}
     if used:
         raise ExportError(f"onnx: has operations of its own ({', '.join(sorted(used | domains))})")
     transposes = sum(node.op_type == "Transpose" for node in _nodes(model.graph))
-    if transposes > MOST_TRANSPOSES:
-        raise ExportError(f"onnx: has {transposes} transpositions, more than {MOST_TRANSPOSES}")
+    if most_transposes is not None and transposes > most_transposes:
+        raise ExportError(f"onnx: has {transposes} transpositions, more than {most_transposes}")
     for node in _nodes(model.graph):
         # TensorFlow samples at pixel centres; any other convention shifts every mask by part of a pixel.
         modes = [item.s for item in node.attribute if item.name == "coordinate_transformation_mode"]

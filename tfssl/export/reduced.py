@@ -57,7 +57,7 @@ def reduce(model, folder, unlabeled, validation, task):
     seconds = [np.median(times) for times in _in_turn(sessions, validation)]
     scores = [_miou(session, validation, task) for session in sessions]
     speedup, share = float(seconds[0] / seconds[1]), scores[1] / max(scores[0], 1e-9)
-    worth = speedup >= LEAST_SPEEDUP and share >= LEAST_SHARE
+    worth = bool(speedup >= LEAST_SPEEDUP and share >= LEAST_SHARE)
     if not worth:
         small.unlink()
     told = (f"8 bits (QDQ, convolutions but the first and the last, calibrated on {min(CALIBRATION, unlabeled.count)} "
@@ -108,4 +108,4 @@ def _miou(session, validation, task):
         label = validation.label(tf.constant(number, tf.int64))
         resized = tf.image.resize(mask[0][..., None], tf.shape(label)[:2], method="nearest")[..., 0]
         tally = tally + task.tally(label, resized).numpy()
-    return task.scores(tally)["miou"]
+    return float(task.scores(tally)["miou"])

@@ -13,6 +13,7 @@ from tfssl.serve.refusals import invalid
 MOST_CONTAINERS = 1_000_000  # arrays and objects of a JSON body: each costs Python some 100 bytes, whatever it holds
 MOST_RANK = 8
 MOST_JPEG_SEGMENTS = 2000
+LEAST_PIXELS = 10_000  # what a file counts at least: each costs a pass, however little is in it
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
@@ -55,12 +56,14 @@ def check_pixels(inputs, most):
     total = 0
     for name, array in inputs.items():
         if array.dtype == object:
-            sizes = [file_pixels(content) for content in array.ravel()]
-            total += sum(sizes)
+            total += sum(max(file_pixels(content), LEAST_PIXELS) for content in array.ravel())
         elif array.ndim >= 3:
             total += math.prod(array.shape[:-1])
         if total > most:
-            raise invalid(f'input "{name}" brings the request to {total} pixels, at most {most} are read (--pixels)')
+            raise invalid(
+                f'input "{name}" brings the request to {total} pixels, at most {most} are read (--pixels); '
+                f"a file counts at least {LEAST_PIXELS}"
+            )
 
 
 def file_pixels(content):

@@ -4,14 +4,8 @@ import sys
 import traceback
 
 import grpc
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
+from google.protobuf.message import DecodeError
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
 
 from tfssl.serve import protobufs
 from tfssl.serve.refusals import Refusal, invalid
@@ -30,71 +24,80 @@ def server(versions, gate, limits, address):
         ("grpc.so_reuseport", 0),  # a port that is taken is an error
         ("grpc.max_concurrent_streams", 100),
     ]
+    answers = Answers(versions, limits)
+
+    async def at_once(function, content):
+        return function(content)
+
     made = grpc.aio.server(options=options)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Predictions(versions, gate, limits), made)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Models(versions), made)
+    services = {
+        "PredictionService": {
+            "Predict": _handler(gate.run, answers.predict),
+            "GetModelMetadata": _handler(gate.run, answers.metadata),
+            **{name: _handler(at_once, _not_offered) for name in ("Classify", "Regress", "MultiInference")},
+        },
+        "ModelService": {
+            "GetModelStatus": _handler(at_once, answers.status),
+            "HandleReloadConfigRequest": _handler(at_once, _not_offered),
+        },
+    }
+    for name, methods in services.items():
+        handlers = grpc.method_handlers_generic_handler(f"tensorflow.serving.{name}", methods)
+        made.add_generic_rpc_handlers([handlers])
     return made, made.add_insecure_port(address)
 
 
-async def _answered(context, function, *arguments):
-    """What the coroutine returns; a refusal, or a mistake of ours, becomes the call's status."""
-    try:
-        return await function(*arguments)
-    except Refusal as refusal:
-        await context.abort(grpc.StatusCode[refusal.code], str(refusal))
-    except Exception:
-        traceback.print_exc(file=sys.stderr)
-        await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its own output says why")
+def _handler(run, function):
+    """A call's handler: bytes in, bytes out, so that messages are read and written where `run` runs the function.
+
+    A refusal, bytes that are no message, or a mistake of ours becomes the call's status.
+    """
+
+    async def answer(content, context):
+        try:
+            return await run(function, content)
+        except Refusal as refusal:
+            await context.abort(grpc.StatusCode[refusal.code], str(refusal))
+        except DecodeError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the request is no protobuf of its type ({error})")
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its own output says why")
+
+    return grpc.unary_unary_rpc_method_handler(answer)
 
 
-async def _not_offered(self, request, context):
-    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server answers Predict, GetModelMetadata, GetModelStatus")
+def _not_offered(content):
+    raise Refusal("UNIMPLEMENTED", "this server answers Predict, GetModelMetadata and GetModelStatus")
 
 
-class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """An export has no signatures that classify or regress examples."""
+class Answers:
+    """From a request's bytes to those of its response."""
 
-    Classify = Regress = MultiInference = _not_offered
+    def __init__(self, versions, limits):
+        self._versions, self._limits = versions, limits
 
-    def __init__(self, versions, gate, limits):
-        self._versions, self._gate, self._limits = versions, gate, limits
-
-    async def Predict(self, request, context):
-        return await _answered(context, self._gate.run, self._predict, request)
-
-    async def GetModelMetadata(self, request, context):
-        return await _answered(context, self._gate.run, self._metadata, request)
-
-    def _predict(self, request):
+    def predict(self, content):
+        request = predict_pb2.PredictRequest.FromString(content)
         with self._versions.use(**asked(request, self._versions)) as model:
             signature, outputs = model.predict(request, self._limits)
             response = predict_pb2.PredictResponse(model_spec=spec(self._versions.name, model.number, signature))
         for name, array in outputs.items():
             response.outputs[name].CopyFrom(protobufs.as_message(array))
-        return response
+        return response.SerializeToString()
 
-    def _metadata(self, request):
+    def metadata(self, content):
+        request = get_model_metadata_pb2.GetModelMetadataRequest.FromString(content)
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != SIGNATURES:
                 raise invalid(f"Metadata field {field[:100]} is not supported")
-        return metadata(self._versions, **asked(request, self._versions))
+        return metadata(self._versions, **asked(request, self._versions)).SerializeToString()
 
-
-class Models(model_service_pb2_grpc.ModelServiceServicer):
-    """Which versions there are, and how they are; what the server serves is not changed over the network."""
-
-    HandleReloadConfigRequest = _not_offered
-
-    def __init__(self, versions):
-        self._versions = versions
-
-    async def GetModelStatus(self, request, context):
-        return await _answered(context, self._status, request)
-
-    async def _status(self, request):
-        return status(self._versions, **asked(request, self._versions))
+    def status(self, content):
+        request = get_model_status_pb2.GetModelStatusRequest.FromString(content)
+        return status(self._versions, **asked(request, self._versions)).SerializeToString()
 
 
 def asked(request, versions):
