@@ -19,7 +19,8 @@ from tests.runs_for_tests import (
     write_data,
     write_list,
 )
-from tfssl import callbacks, config, errors, evaluate, export, fit, folders, predict, runs
+from tfssl import callbacks, config, errors, evaluate, fit, folders, predict, runs
+from tfssl.export.__main__ import main as export_main
 
 MUTUAL = {"name": "robust_mutual"}
 TINY = {"name": "tiny"}
@@ -339,14 +340,14 @@ def test_an_output_folder_that_cannot_be_written(root, tmp_path, capsys, untrain
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-@pytest.mark.parametrize("main", [evaluate.main, export.main, predict.main])
+@pytest.mark.parametrize("main", [evaluate.main, export_main, predict.main])
 def test_commands_on_a_folder_without_a_run(tmp_path, capsys, main):
     images = [tmp_path / "a.png"] if main is predict.main else []
     last, _ = fails(capsys, main, tmp_path / "nowhere", *images)
     assert str(tmp_path / "nowhere") in last and "no run" in last
 
 
-@pytest.mark.parametrize("main", [evaluate.main, export.main, predict.main])
+@pytest.mark.parametrize("main", [evaluate.main, export_main, predict.main])
 def test_commands_on_a_run_without_a_checkpoint(root, tmp_path, capsys, main):
     path = write_configuration(tmp_path / "run.json", configuration(root))
     settings = runs.resolve(config.load(path), path)

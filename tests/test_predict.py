@@ -18,7 +18,8 @@ from tests.runs_for_tests import (
     write_configuration,
     write_data,
 )
-from tfssl import errors, export, fit, predict
+from tfssl import errors, fit, predict, runs
+from tfssl.export.__main__ import main as export_main
 
 VALIDATION = (8, 9, 10)  # of them 9 is a JPEG and 10 has a size of its own
 
@@ -122,25 +123,58 @@ def test_export_publishes_the_next_version(run, capsys):
     _, folder = run
     versions = folder / "export" / "saved_model"
     first = (versions / "1" / "saved_model.pb").read_bytes()
-    call(export.main, folder)
-    assert sorted(path.name for path in versions.iterdir()) == ["1", "2"]
+    call(export_main, folder)
+    assert published(versions) == ["1", "2"]
     assert (versions / "1" / "saved_model.pb").read_bytes() == first
     out = capsys.readouterr().out
-    assert str(versions / "2") in out and str(folder / "export" / "onnx" / "model.onnx") in out
-    stored = {entry.key: entry.value for entry in onnx.load(folder / "export" / "onnx" / "model.onnx").metadata_props}
-    assert json.loads(stored["miou"]) == read(folder / "metrics.json")["miou"]
-    call(export.main, folder, "--set", "export.saved_model=false")
-    assert sorted(path.name for path in versions.iterdir()) == ["1", "2"]
+    model = folder / "export" / "onnx" / "2" / "model.onnx"
+    assert f"saved_model: {versions / '2'}" in out and f"onnx: {model}" in out
+    metrics = read(folder / "metrics.json")
+    stored = {entry.key: json.loads(entry.value) for entry in onnx.load(model).metadata_props if entry.value[0] in '"[{0'}
+    assert (stored["miou"], stored["miou_interval"]) == (metrics["miou"], metrics["miou_interval"])
+    assert (stored["data_sha256"], stored["images"]) == (metrics["data"]["sha256"], metrics["data"]["images"])
+    assert metrics["data"]["images"] == {"labeled": 4, "unlabeled": 4, "validation": 3, "held_out": 2}
+    call(export_main, folder, "--set", "export.saved_model=false")
+    assert published(versions) == ["1", "2"] and published(folder / "export" / "onnx") == ["1", "2", "3"]
+
+
+def published(folder):
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def test_windows_and_mirrored_images_are_chosen_on_exporting(run, capsys):
+    _, folder = run
+    changes = "export.sliding=true", "export.flip=true", "evaluation.crop=[24, 24]", "export.onnx=false"
+    call(export_main, folder, *(word for change in changes for word in ("--set", change)))
+    model = read(folder / "export" / "saved_model" / "2" / "assets" / "model.json")
+    views = "windows of 24 x 24 pixels, whose answers are averaged, also mirrored"
+    assert model["preprocessing"]["views"] == views and model["version"] == 2
+    with pytest.raises(SystemExit):
+        call(export_main, folder, "--set", "export.sliding=true")
+    assert "export.sliding needs evaluation.crop" in capsys.readouterr().err
+
+
+def test_export_without_its_data_leaves_out_what_needs_them(run, capsys, monkeypatch):
+    def gone(settings):
+        raise errors.UserError("the data are gone")
+
+    _, folder = run
+    monkeypatch.setattr(runs, "make_source", gone)
+    call(export_main, folder, "--set", "export.saved_model=false")
+    assert "warning: no variant in 8 bits: the data are gone" in capsys.readouterr().err
+    reduced = read(folder / "export" / "onnx" / "2" / "reduced_precision.json")
+    assert not reduced["written"] and reduced["why"].startswith("Not tried")
 
 
 def test_both_exports_are_the_network_that_predict_shows(run, tmp_path):
     """The one that fit exported and the one exported from the reopened run give the mask of `predict`."""
     path, folder = run
     image = path.parent / "data" / image_name(8)
-    call(export.main, folder)
+    call(export_main, folder)
     call(predict.main, folder, image, "--output", tmp_path / "out")
     expected = np.asarray(masks(tmp_path / "out")["8"])
     pixels = tf.constant(np.asarray(Image.open(image))[None])
     for version in ("1", "2"):
-        served = tf.saved_model.load(str(folder / "export" / "saved_model" / version)).signatures["serving_default"]
-        np.testing.assert_array_equal(served(image=pixels)["mask"][0], expected, err_msg=version)
+        loaded = tf.saved_model.load(str(folder / "export" / "saved_model" / version))
+        served = loaded.signatures["predict_uint8"](image=pixels)["mask"][0]
+        np.testing.assert_array_equal(served, expected, err_msg=version)

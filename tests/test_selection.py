@@ -9,8 +9,9 @@ import pytest
 
 from tests.networks_for_tests import tiny_network
 from tests.runs_for_tests import configuration, fit_and_cut, surroundings, table, write_configuration, write_data
-from tfssl import errors, evaluate, export, fit, runs, selection
+from tfssl import errors, evaluate, fit, runs, selection
 from tfssl.errors import UserError
+from tfssl.export.__main__ import main as export_main
 
 SCORES = {2: 0.1, 4: 0.9, 6: 0.2}
 
@@ -58,14 +59,14 @@ def test_the_best_and_no_other_is_scored_exported_and_reopened(path, offered, tm
     assert (metrics["steps"], metrics["shipped_step"]) == (6, 4)
     rows = {int(row["step"]): float(row["miou"]) for row in table(folder / "evaluations.csv")}
     assert metrics["miou"] == pytest.approx(rows[4], abs=1e-4)
-    properties = {each.key: each.value for each in onnx.load(folder / "export/onnx/model.onnx").metadata_props}
+    properties = {each.key: each.value for each in onnx.load(folder / "export/onnx/1/model.onnx").metadata_props}
     assert json.loads(properties["step"]) == 4
     assert "the weights are those of step 4" in (folder / "report.html").read_text()
     errors.run(evaluate.main, [str(folder)])
     again = json.loads((folder / "metrics_validation.json").read_text())["networks"]["average"]
     assert again["miou"] == pytest.approx(metrics["miou"], abs=1e-6)
-    errors.run(export.main, [str(folder)])
-    assert (folder / "export/onnx/model.onnx").is_file()
+    errors.run(export_main, [str(folder)])
+    assert (folder / "export/onnx/2/model.onnx").is_file()
 
 
 @pytest.mark.parametrize("step", [3, 5])

@@ -1,6 +1,7 @@
 """The development server's answers: right ones, compared with direct calls, and the documented errors."""
 
 import json
+import re
 
 import numpy as np
 import ovmsclient
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import classification_pb2, get_model_metadata_pb2, get_model_status_pb2
 
+from tests.exports_for_tests import CLASSES, PALETTE
 from tests.serving_for_tests import NAME, b64, code, decoded, encoded, pixels, request, unpacked
 
 IMAGES = [pixels(33, 47, 1), pixels(64, 20, 2), pixels(9, 50, 3)]
@@ -262,3 +264,13 @@ def test_what_the_server_does_not_offer_over_grpc(served):
     )  # fmt: skip
     message = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": NAME, "version": {"value": 3}})
     assert code(served.models.GetModelStatus, message)[0] == "NOT_FOUND"
+
+
+def test_the_page_is_one_file_and_its_policy_lets_nothing_else_run(served):
+    _, headers, body = served.ask("GET", "/")
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    assert body.count(b"<script") == body.count(b"<style") == 1 and not re.search(rb"\b(src|href)=\"?(http|//)", body)
+    status, facts = served.get("/model.json")
+    assert status == 200 and facts["classes"] == CLASSES and facts["palette"] == PALETTE
+    assert (facts["model"], facts["version"]) == ("segmentation", 1)

@@ -5,7 +5,7 @@ import itertools
 import json
 import shutil
 import signal
-import subprocess
+import socket
 import threading
 import time
 
@@ -18,7 +18,6 @@ from tests.serving_for_tests import NAME, b64, code, encoded, pixels, publish, r
 from tfssl import errors
 from tfssl.errors import UserError
 from tfssl.serve import __main__ as command
-from tfssl.serve.limits import Limits
 from tfssl.serve.models import WARM_UP
 from tfssl.serve.versions import Versions
 
@@ -192,26 +191,28 @@ def test_mistakes_on_the_command_line(models, tmp_path, capsys):
         assert ended.value.code == 2
         return capsys.readouterr().err
 
+    (tmp_path / "1").mkdir()
     assert "no such folder" in told(tmp_path / "nowhere")
+    assert "no numeric version folder in it" in told(tmp_path / "1")
     assert "is one version; give the folder above it" in told(models[0])
     assert "write NAME=VERSION" in told(tmp_path, "--label", "stable")
     assert "not a port" in told(tmp_path, "--rest-port", "70000")
     assert "not a whole number from 1 to 500" in told(tmp_path, "--json-depth", "0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"--rest-port {port}: cannot be used" in told(tmp_path, "--rest-port", port)
 
 
 def test_folders_that_can_be_named(models, tmp_path):
     base = tmp_path / "run" / "export" / "saved_model"
-    base.mkdir(parents=True)
+    (base / "1").mkdir(parents=True)
     assert {command.base_of(folder) for folder in (tmp_path / "run", base.parent, base)} == {base}
 
 
 def test_a_folder_from_which_nothing_can_be_served(models, tmp_path):
     def started(labels=None):
-        Versions(tmp_path, NAME, Limits(), labels).start(60)
+        Versions(tmp_path, NAME, labels).start(60)
 
-    (tmp_path / "saved_model.txt").write_text("")
-    with pytest.raises(UserError, match="no numeric version folder"):
-        started()
     (tmp_path / "2").mkdir()
     with pytest.raises(UserError, match="no version of it can be loaded") as ended:
         started()
@@ -223,9 +224,3 @@ def test_a_folder_from_which_nothing_can_be_served(models, tmp_path):
         started({"stable": 3})
 
 
-def test_a_port_that_is_taken(server, base):
-    port = server.rest.rpartition(":")[2]
-    ended = subprocess.run(
-        [*server.process.args[:4], "--rest-port", port, "--grpc-port", "0"], capture_output=True, text=True, timeout=60
-    )
-    assert ended.returncode == 2 and f"--rest-port {port}: cannot be used" in ended.stderr

@@ -13,9 +13,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from tests.exports_for_tests import SIZES, tiny_network
+from tfssl.export import Product, export
+from tfssl.tasks import Regression
+
 PROJECT = Path(__file__).parents[1]
 PYTHON = PROJECT / ".venv-triton" / "bin" / "python"
-SIZES = [(1, 64, 96), (2, 33, 47), (3, 3, 2), (1, 1, 1), (8, 20, 130)]
+SHAPES = [(1, 64, 96), (2, 33, 47), (3, 3, 2), (1, 1, 1), (8, 20, 130)]
 
 pytestmark = [
     pytest.mark.slow,
@@ -76,13 +80,23 @@ def serving(bundle, folder):
 
 
 def right(bundle, image):
+    """{output: array}, by ONNX Runtime in this process."""
     session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
-    return dict(zip(("mask", "confidence"), session.run(["mask", "confidence"], {"image": image}), strict=True))
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"image": image}), strict=True))
 
 
-def images_of(sizes):
+def require_equal(arrays, bundle, images):
+    assert len(arrays) == 2 * len(images)
+    for name, image in images.items():
+        for output, expected in right(bundle, image).items():
+            assert arrays[f"{output}_{name}"].dtype == expected.dtype
+            np.testing.assert_array_equal(arrays[f"{output}_{name}"], expected)
+
+
+def images_of(shapes):
     generator = np.random.default_rng(0)
-    return {str(n): generator.integers(0, 256, [*size, 3], np.uint8) for n, size in enumerate(sizes)}
+    return {str(n): generator.integers(0, 256, [*shape, 3], np.uint8) for n, shape in enumerate(shapes)}
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +119,11 @@ def test_triton_describes_the_model(triton, bundle):
 
 
 def test_triton_answers_exactly_what_onnx_runtime_computes(triton, bundle, tmp_path):
-    images = images_of(SIZES)
+    images = images_of(SHAPES)
     refusals, found = triton.ask(tmp_path, images)
     assert found.keys() == {"http", "grpc"}
     for arrays in found.values():
-        assert len(arrays) == 2 * len(images)
-        for name, image in images.items():
-            for output, expected in right(bundle, image).items():
-                assert arrays[f"{output}_{name}"].dtype == expected.dtype
-                np.testing.assert_array_equal(arrays[f"{output}_{name}"], expected)
+        require_equal(arrays, bundle, images)
     assert len(np.unique(found["http"]["mask_0"])) > 1
     for kind, status in refusals["http"].items():
         assert status in {"400", "404"}, kind
@@ -123,13 +133,23 @@ def test_triton_answers_exactly_what_onnx_runtime_computes(triton, bundle, tmp_p
     assert triton.get("health/ready") == b""  # bad requests did not harm it
 
 
+def test_triton_serves_images_of_a_regression_network(tmp_path):
+    product = Product(tiny_network(), Regression(), facts={"name": "segmentation", "task": "regression"})
+    bundle = Path(export(product, tmp_path / "export", sizes=SIZES)["onnx"]).parent
+    with serving(bundle, tmp_path) as triton:
+        images = images_of([(2, 33, 47)])
+        _, found = triton.ask(tmp_path, images)
+    for arrays in found.values():
+        assert arrays.keys() == {"output_image_0", "values_0"}
+        require_equal(arrays, bundle, images)
+
+
 def test_triton_finishes_a_request_before_it_ends(bundle, tmp_path):
-    images = images_of([(8, 1400, 1400)])
+    images = images_of([(8, 1500, 1500)])  # 2 seconds, under the 64 MB that Triton takes
     with serving(bundle, tmp_path) as triton:
         report, found = triton.ask(tmp_path, images, triton.process.pid)
         assert report["running"], report  # at the signal
-        for output, expected in right(bundle, images["0"]).items():
-            np.testing.assert_array_equal(found["http"][f"{output}_0"], expected)
+        require_equal(found["http"], bundle, images)
         assert triton.process.wait(60) == 0
     assert "Waiting for in-flight requests to complete" in triton.log.read_text()
 

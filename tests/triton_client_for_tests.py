@@ -18,7 +18,6 @@ import tritonclient.grpc
 import tritonclient.http
 
 MODEL = "segmentation"
-OUTPUTS = "mask", "confidence"
 BAD = {
     "no input": ([], MODEL),
     "another name": ([("picture", np.zeros([1, 4, 4, 3], np.uint8), "UINT8")], MODEL),
@@ -39,11 +38,15 @@ def infer(module, client, inputs, model=MODEL):
     return client.infer(model, tensors)
 
 
-def masks(module, client, images):
+def answers(module, client, images):
+    """{OUTPUT_NAME: array} for images by name."""
     found = {}
     for name, image in images.items():
         result = infer(module, client, [("image", image, "UINT8")])
-        found |= {f"{output}_{name}": result.as_numpy(output) for output in OUTPUTS}
+        response = result.get_response()
+        outputs = [each["name"] for each in response["outputs"]] if isinstance(response, dict) else None
+        for output in outputs or [each.name for each in response.outputs]:
+            found[f"{output}_{name}"] = result.as_numpy(output)
     return found
 
 
@@ -57,7 +60,7 @@ def refusal(module, client, inputs, model):
 def ask_all(clients, folder, images):
     refusals = {}
     for name, (module, client) in clients.items():
-        np.savez(folder / f"{name}.npz", **masks(module, client, images))
+        np.savez(folder / f"{name}.npz", **answers(module, client, images))
         refusals[name] = {kind: refusal(module, client, *request) for kind, request in BAD.items()}
     print(json.dumps(refusals))
 
@@ -67,7 +70,7 @@ def ask_while_it_ends(module, client, folder, images, process):
 
     def work():
         started = time.perf_counter()
-        np.savez(folder / "http.npz", **masks(module, client, images))
+        np.savez(folder / "http.npz", **answers(module, client, images))
         seconds.append(time.perf_counter() - started)
 
     thread = threading.Thread(target=work)

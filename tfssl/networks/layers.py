@@ -123,6 +123,14 @@ class Enlarge(keras.layers.Layer):
         return super().get_config() | {"factor": self.factor}
 
 
+def whole_patches(side, patch):
+    """The side of an image, a number or a tensor, filled up to a multiple of `patch`.
+
+    (Not side + -side % patch: for ONNX the remainder of a negative number is converted as if it were C's.)
+    """
+    return (side + patch - 1) // patch * patch
+
+
 @register
 class ResizeToPatches(keras.layers.Layer):
     """The first of [B,h,w,C], [B,H,W,_] at the second's size filled up to whole patches, cut to H x W.
@@ -137,8 +145,8 @@ class ResizeToPatches(keras.layers.Layer):
     def call(self, inputs):
         values, like = inputs
         size = tf.shape(like)[1:3]
-        static = [None if side is None else side + -side % self.patch for side in like.shape[1:3]]
-        return resize(values, static, size + -size % self.patch)[:, : size[0], : size[1]]
+        static = [None if side is None else whole_patches(side, self.patch) for side in like.shape[1:3]]
+        return resize(values, static, whole_patches(size, self.patch))[:, : size[0], : size[1]]
 
     def compute_output_shape(self, input_shape):
         values, like = input_shape

@@ -14,6 +14,7 @@ from tfssl.networks.layers import (
     gelu,
     image_input,
     register,
+    whole_patches,
 )
 from tfssl.resizing import stretch_grid
 
@@ -96,12 +97,12 @@ class FillPatches(keras.layers.Layer):
         self.patch = patch
 
     def call(self, image):
-        rows, columns = (-tf.shape(image)[axis] % self.patch for axis in (1, 2))
+        rows, columns = (whole_patches(side, self.patch) - side for side in tf.unstack(tf.shape(image)[1:3]))
         filled = tf.pad(image, [[0, 0], [0, rows], [0, columns], [0, 0]])
         return tf.ensure_shape(filled, self.compute_output_shape(image.shape))
 
     def compute_output_shape(self, shape):
-        sides = [None if side is None else side + -side % self.patch for side in shape[1:3]]
+        sides = [None if side is None else whole_patches(side, self.patch) for side in shape[1:3]]
         return (shape[0], *sides, shape[3])
 
     def get_config(self):

@@ -11,22 +11,23 @@ from pathlib import Path
 
 from tfssl import errors
 from tfssl.errors import UserError
+from tfssl.serve.addresses import bound
+from tfssl.serve.folders import base_of
+from tfssl.serve.limits import Limits
 
 
 def main(arguments=None):
     options = parser().parse_args(arguments)
     base = base_of(Path(options.export))
     labels = dict(map(label, options.label))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from tfssl.serve.limits import Limits
-
+    listener = bound(options.host, options.rest_port)
     limits = Limits(body=options.body_bytes, json_depth=options.json_depth, pixels=options.pixels,
                     concurrency=options.concurrency, queue=options.queue, timeout=options.timeout)  # fmt: skip
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from tfssl.serve import server  # TensorFlow takes seconds to import; --help and mistakes do not wait for it
     from tfssl.serve.versions import Versions
 
-    listener = server.bound(options.host, options.rest_port)
-    versions = Versions(base, options.name, limits, labels)
+    versions = Versions(base, options.name, labels)
     asyncio.run(server.serve(versions, limits, options.host, listener, options.grpc_port, options.poll))
 
 
@@ -42,29 +43,17 @@ def parser():
                       help="a name for a version, which then stays loaded; may be given several times")  # fmt: skip
     made.add_argument("--poll", type=seconds, default=2.0, help="seconds between looks at the folder (%(default)s)")
     limits = made.add_argument_group("limits")
-    limits.add_argument("--body-bytes", type=whole, default=32 << 20,
+    limits.add_argument("--body-bytes", type=whole, default=Limits.body,
                         help="of a request, unpacked too (default: %(default)s)")  # fmt: skip
-    limits.add_argument("--json-depth", type=depth, default=32, help="of nested lists and objects (%(default)s)")
-    limits.add_argument("--pixels", type=whole, default=50_000_000,
+    limits.add_argument("--json-depth", type=depth, default=Limits.json_depth, help="of nested lists and objects (%(default)s)")
+    limits.add_argument("--pixels", type=whole, default=Limits.pixels,
                         help="of all images of a request together (default: %(default)s)")  # fmt: skip
-    limits.add_argument("--concurrency", type=whole, default=os.cpu_count() or 1,
+    limits.add_argument("--concurrency", type=whole, default=Limits.concurrency,
                         help="calls computed at once (default: the number of cores, %(default)s)")  # fmt: skip
-    limits.add_argument("--queue", type=natural, default=16, help="calls that wait; more are refused (%(default)s)")
-    limits.add_argument("--timeout", type=seconds, default=30.0,
+    limits.add_argument("--queue", type=natural, default=Limits.queue, help="calls that wait; more are refused (%(default)s)")
+    limits.add_argument("--timeout", type=seconds, default=Limits.timeout,
                         help="seconds for a request's headers, and for its body, to arrive (%(default)s)")  # fmt: skip
     return made
-
-
-def base_of(path):
-    """The folder of the numeric version folders, of what a user has at hand."""
-    for base in path / "export" / "saved_model", path / "saved_model":
-        if base.is_dir():
-            return base
-    if (path / "saved_model.pb").is_file():
-        raise UserError(f"{path}: is one version; give the folder above it, whose children are numbers")
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder")
-    return path
 
 
 def label(text):

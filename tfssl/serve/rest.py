@@ -17,6 +17,7 @@ from starlette.routing import Route
 from tensorflow_serving.apis import get_model_metadata_pb2
 
 from tfssl.serve import rpc, tensors
+from tfssl.serve.addresses import LOOPBACK
 from tfssl.serve.bodies import Bodies
 from tfssl.serve.refusals import Refusal, invalid
 
@@ -24,7 +25,6 @@ _MODEL = r"/v1/models/([^/:]+)(?:/versions/([0-9]+)|/labels/([^/:]+))?"
 _CALL = re.compile(_MODEL + r":([a-z]+)", re.IGNORECASE)
 _RESOURCE = re.compile(_MODEL + r"(/metadata)?", re.IGNORECASE)
 METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class Rest:

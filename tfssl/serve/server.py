@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import signal
-import socket
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tfssl.errors import UserError
 from tfssl.serve import rpc
+from tfssl.serve.addresses import LOOPBACK, written
 from tfssl.serve.gate import Gate
-from tfssl.serve.rest import LOOPBACK, Rest
+from tfssl.serve.rest import Rest
 
 DRAIN = 10  # seconds that calls in flight are given at the end
 CONNECTIONS = 500
@@ -54,22 +54,6 @@ def protocol(timeout):
                 self.transport.abort()
 
     return Impatient
-
-
-def bound(host, port):
-    """A TCP socket with an address of its own, on which nobody listens yet."""
-    try:
-        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        made = socket.socket(family, kind, number)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
-    except OSError as error:
-        raise UserError(f"--host {host} --rest-port {port}: cannot be used ({error.strerror or error})") from None
-    return made
-
-
-def written(host, port):
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def serve(versions, limits, host, listener, grpc_port, interval):

@@ -7,12 +7,12 @@ waits for it: a call takes the version that is served when it begins, and that v
 import contextlib
 import dataclasses
 import gc
-import os
 import sys
 import threading
 from pathlib import Path
 
 from tfssl.errors import UserError
+from tfssl.serve.folders import numbered, stamp
 from tfssl.serve.models import Model, warm_up
 from tfssl.serve.refusals import Refusal, invalid
 
@@ -29,9 +29,9 @@ class Version:
 
 
 class Versions:
-    def __init__(self, base, name, limits, labels=None):
+    def __init__(self, base, name, labels=None):
         self.name = name
-        self._base, self._limits, self._labels = base, limits, dict(labels or {})
+        self._base, self._labels = base, dict(labels or {})
         self._versions = {}  # by number
         self._newest = None
         self._lock = threading.Lock()
@@ -39,8 +39,6 @@ class Versions:
 
     def start(self, interval):
         """Load what is there, or tell what is missing; then go on looking every so many seconds."""
-        if not _numbered(self._base):
-            raise UserError(f"{self._base}: no numeric version folder in it (as {self._base / '1'} would be)")
         self.look()
         if self._newest is None:
             failed = [f"{version.folder}: {version.error}" for version in self._versions.values()]
@@ -61,7 +59,7 @@ class Versions:
 
     def look(self):
         """Bring what is loaded in line with the folder, once."""
-        found = _numbered(self._base)
+        found = numbered(self._base)
         self._forget(found)
         newest = next((number for number in sorted(found, reverse=True) if self._load(number, found)), self._newest)
         for number in self._labels.values():
@@ -89,15 +87,15 @@ class Versions:
             return True
         if number not in found or version is not None and version.state == "UNLOADING":
             return False
-        stamp = _stamp(found[number])
-        if version is not None and version.error and version.stamp == stamp:
+        seen = stamp(found[number])
+        if version is not None and version.error and version.stamp == seen:
             return False
-        version = Version(number, found[number], "LOADING", stamp=stamp)
+        version = Version(number, found[number], "LOADING", stamp=seen)
         with self._lock:
             self._versions[number] = version
         try:
             model = Model(version.folder, number)
-            warm_up(model, version.folder, self._limits)
+            warm_up(model, version.folder)
         except Exception as error:  # whatever a broken folder leads to: the server goes on with what it has
             reason = " ".join(str(error).split())[:500] or type(error).__name__
             with self._lock:
@@ -153,30 +151,6 @@ class Versions:
         if not rows:
             raise Refusal("NOT_FOUND", f"Could not find version {number} of model {self.name}")
         return sorted(rows, reverse=True)
-
-
-def _numbered(base):
-    """{number: folder} of the children whose name is a number; of 1 and 001 the first by name."""
-    try:
-        children = sorted(path for path in base.iterdir() if path.name.isascii() and path.name.isdecimal())
-    except OSError:
-        return {}
-    found = {}
-    for path in children:
-        if path.is_dir():
-            found.setdefault(int(path.name), path)
-    return found
-
-
-def _stamp(folder):
-    """Names, sizes and times of all files of a folder: a copy that goes on changes it."""
-    entries = []
-    for place, _, names in os.walk(folder):
-        for name in sorted(names):
-            with contextlib.suppress(OSError):
-                facts = os.stat(os.path.join(place, name))
-                entries.append((place, name, facts.st_size, facts.st_mtime_ns))
-    return sorted(entries)
 
 
 def _tell(sentence):
