@@ -79,7 +79,7 @@ def run(given, groups):
     rows, turns = [], itertools.count()
 
     def work(number):
-        while (turn := next(turns)) < given.requests:
+        while (turn := next(turns)) < given.requests and time.perf_counter() < begun + given.seconds:
             started = time.perf_counter()
             found = ask(clients[number], groups[turn % len(groups)])
             ended = time.perf_counter()

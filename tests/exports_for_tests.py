@@ -57,3 +57,9 @@ def tiny_export(folder, seed=0, sizes=SIZES, **options):
 def exported(tmp_path_factory):
     """One export with both files, which no test changes."""
     return tiny_export(tmp_path_factory.mktemp("exported") / "export")
+
+
+@pytest.fixture(scope="session")
+def loaded(exported):
+    """Its SavedModel as Python's loader reads it."""
+    return tf.saved_model.load(str(exported["saved_model"]))

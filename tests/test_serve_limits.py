@@ -65,6 +65,7 @@ def bomb(height, width):
         (b'{"instances": ["' + b'","'.join([b"a"] * 50_000) + b"x" * 90_000 + b'"]}', {}, 400, "500000000 pixels"),
         (BODY, {"Origin": "http://elsewhere.example"}, 403, "elsewhere"),
         (BODY, {"Origin": "null"}, 403, "null"),
+        (BODY, {"Host": "[::1"}, 403, "[::1"),
         (BODY, {"Host": "rebound.example:8501"}, 403, "rebound"),
         (gzip.compress(BODY), {"Content-Encoding": "gzip"}, 200, None),
     ],

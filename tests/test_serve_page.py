@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.exports_for_tests import CLASSES, PALETTE
-from tests.serving_for_tests import decoded, encoded, pixels
+from tests.exports_for_tests import CLASSES, PALETTE, SIZES, tiny_network
+from tests.serving_for_tests import decoded, encoded, pixels, serving
+from tfssl.export import Product, export
+from tfssl.tasks import Regression
 
 pytestmark = pytest.mark.slow
 FLAGS = [
@@ -162,3 +164,18 @@ def test_it_fits_every_width_and_loads_nothing_from_elsewhere(page, served, tmp_
     assert loaded and all(name.startswith((f"http://{served.rest}/", "blob:", "data:")) for name in loaded)
     severe = [entry["message"] for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
     assert not [message for message in severe if " 400 " not in message]  # the refusal of another test
+
+
+def test_of_a_network_that_predicts_an_image_the_image_is_shown(browser, tmp_path):
+    facts = {"name": "denoising", "task": "regression"}
+    made = export(Product(tiny_network(seed=2), Regression(), facts=facts), tmp_path / "export", sizes=SIZES)
+    content = encoded(pixels(40, 70, 12))
+    signature = tf.saved_model.load(str(made["saved_model"])).signatures["serving_default"]
+    right = decoded(signature(image_bytes=tf.constant([content]))["output_png_bytes"].numpy()[0])
+    (tmp_path / "noisy.png").write_bytes(content)
+    with serving(tmp_path, "--name", "denoising") as server:
+        browser.get(f"http://{server.rest}/")
+        browser.find_element("id", "file").send_keys(str(tmp_path / "noisy.png"))
+        wait(browser, lambda: "70 × 40 pixels" in text(browser, "status"))
+        np.testing.assert_array_equal(canvas(browser, "mask"), right)
+        assert text(browser, "mask-name") == "Output" and not browser.find_element("id", "classes").is_displayed()

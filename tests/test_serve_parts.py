@@ -8,12 +8,13 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tests.serving_for_tests import encoded, pixels
 from tfssl.serve import limits, tensors
 from tfssl.serve.gate import Gate
-from tfssl.serve.refusals import Refusal
+from tfssl.serve.refusals import Refusal, of_tensorflow
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,18 @@ def test_answers_keep_what_json_has_no_word_for():
     assert text == b'{"predictions": [NaN, Infinity, 0.10000000149011612]}'
     text = tensors.written({"a_bytes": np.array([b"\xff"], object), "a": np.array([b"\xff"], object)}, by_row=True)
     assert json.loads(text) == {"predictions": [{"a_bytes": {"b64": "/w=="}, "a": "\ufffd"}]}
+
+
+def test_what_tensorflow_says_is_told_without_its_stack():
+    decode = tf.function(lambda content: tf.io.decode_png(content), input_signature=[tf.TensorSpec([], tf.string)])
+    with pytest.raises(tf.errors.OpError) as failed:
+        decode(b"no picture")
+    refusal = of_tensorflow(failed.value)
+    assert (refusal.code, refusal.http) == ("INVALID_ARGUMENT", 400)
+    told = str(refusal)
+    assert "decode_png" in told.lower() or "png" in told.lower()
+    assert not [word for word in ("Detected at", "{{node", "Graph execution", "Op:", "\n") if word in told], told
+    assert of_tensorflow(tf.errors.UnknownError(None, None, "strange")).http == 500
 
 
 def test_the_gate_lets_in_so_many_and_gives_places_back():

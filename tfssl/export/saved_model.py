@@ -34,6 +34,8 @@ def write_saved_model(product, path):
 
     @tf.function(input_signature=[image])  # traced once, shared by the signatures
     def logits(image):
+        # A server hands over whatever shape a client sends; a convolution of oneDNN ends the process at a wrong rank.
+        image = tf.ensure_shape(image, [None, None, None, 3])
         return product.logits(tf.cast(image, tf.float32))
 
     def predict_uint8(image):
@@ -55,6 +57,7 @@ def write_saved_model(product, path):
         kinds = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in nothing.items()}
         kinds["status"] = tf.TensorSpec([], tf.string)
         # One image at a time: the network itself uses every core, and memory holds one image's features.
+        image_bytes = tf.ensure_shape(image_bytes, [None])
         return tf.map_fn(of_one, image_bytes, parallel_iterations=1, fn_output_signature=kinds)
 
     archive = keras.export.ExportArchive()
@@ -115,7 +118,7 @@ def warm_up(product):
 
 
 BATCHING = """\
-# Read by TensorFlow Serving with --enable_batching --enable_per_model_batching_params. Calls of predict_uint8 and
+# Read by TensorFlow Serving with --enable_batching --enable_per_model_batching_parameters. Calls of predict_uint8 and
 # logits can be put together only where all clients send images of one size; those of serving_default always can.
 max_batch_size { value: 8 }
 batch_timeout_micros { value: 2000 }

@@ -41,18 +41,21 @@ def parser():
     made.add_argument("--grpc-port", type=port, default=8500, help="0: any free one (default: %(default)s)")
     made.add_argument("--label", action="append", default=[], metavar="NAME=VERSION",
                       help="a name for a version, which then stays loaded; may be given several times")  # fmt: skip
-    made.add_argument("--poll", type=seconds, default=2.0, help="seconds between looks at the folder (%(default)s)")
+    made.add_argument("--poll", type=seconds, default=2.0,
+                      help="seconds between looks at the folder (default: %(default)s)")  # fmt: skip
     limits = made.add_argument_group("limits")
     limits.add_argument("--body-bytes", type=whole, default=Limits.body,
                         help="of a request, unpacked too (default: %(default)s)")  # fmt: skip
-    limits.add_argument("--json-depth", type=depth, default=Limits.json_depth, help="of nested lists and objects (%(default)s)")
+    limits.add_argument("--json-depth", type=depth, default=Limits.json_depth,
+                        help="of nested lists and objects (default: %(default)s)")  # fmt: skip
     limits.add_argument("--pixels", type=whole, default=Limits.pixels,
                         help="of all images of a request together (default: %(default)s)")  # fmt: skip
     limits.add_argument("--concurrency", type=whole, default=Limits.concurrency,
                         help="calls computed at once (default: the number of cores, %(default)s)")  # fmt: skip
-    limits.add_argument("--queue", type=natural, default=Limits.queue, help="calls that wait; more are refused (%(default)s)")
+    limits.add_argument("--queue", type=natural, default=Limits.queue,
+                        help="calls that wait; more are refused (default: %(default)s)")  # fmt: skip
     limits.add_argument("--timeout", type=seconds, default=Limits.timeout,
-                        help="seconds for a request's headers, and for its body, to arrive (%(default)s)")  # fmt: skip
+                        help="seconds for headers, and for a body, to arrive (default: %(default)s)")  # fmt: skip
     return made
 
 

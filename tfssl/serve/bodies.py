@@ -21,7 +21,7 @@ class Bodies:
 
     @contextlib.asynccontextmanager
     async def read(self, request):
-        """The body's bytes, unpacked, counted as held until the context ends."""
+        """(the body's bytes as sent, whether they are packed), counted as held until the context ends."""
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("gzip", "identity"):
             raise Refusal("INVALID_ARGUMENT", f"Content-Encoding {encoding!r} is not understood, gzip is", http=415)
@@ -35,7 +35,8 @@ class Bodies:
                 if self._held > BODIES_AT_ONCE * self._limits.body:
                     raise Refusal("UNAVAILABLE", "overloaded: too many large requests at once; try again later")
             body = b"".join(chunks)
-            yield unpacked(body, self._limits.body) if encoding == "gzip" else body
+            del chunks
+            yield body, encoding == "gzip"
         finally:
             self._held -= held
 

@@ -18,7 +18,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 
 from tfssl.serve import rpc, tensors
 from tfssl.serve.addresses import LOOPBACK
-from tfssl.serve.bodies import Bodies
+from tfssl.serve.bodies import Bodies, unpacked
 from tfssl.serve.refusals import Refusal, invalid
 
 _MODEL = r"/v1/models/([^/:]+)(?:/versions/([0-9]+)|/labels/([^/:]+))?"
@@ -59,9 +59,9 @@ class Rest:
     def _check_origin(self, request):
         """A page of another site, open in a browser on this machine, must not be able to use the server."""
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if self._guarded and _host_name(host) not in LOOPBACK:
+        if self._guarded and _parts(host).hostname not in LOOPBACK:
             raise Refusal("PERMISSION_DENIED", f"the Host header names {host[:100]!r}, not this machine")
-        if origin is not None and origin != f"http://{host}":
+        if origin is not None and _parts(origin.partition("://")[2]).netloc != host:
             raise Refusal("PERMISSION_DENIED", f"requests of pages from {origin[:100]!r} are not answered")
 
     async def _show(self, request):
@@ -99,11 +99,13 @@ class Rest:
                           "Was: tensorflow/serving/predict; ask with :predict")  # fmt: skip
         if method != "predict":
             raise invalid(f"Malformed request: no method {method[:100]!r}; there is :predict")
-        async with self._bodies.read(request) as body:
-            content = await self._gate.run(self._predict, body, which)
+        async with self._bodies.read(request) as (body, packed):
+            content = await self._gate.run(self._predict, body, packed, which)
         return Response(content, media_type="application/json")
 
-    def _predict(self, body, which):
+    def _predict(self, body, packed, which):
+        if packed:
+            body = unpacked(body, self._limits.body)
         content = tensors.read_request(body, self._limits.json_depth)
         with self._versions.use(**which) as model:
             signature = model.signature(content.get("signature_name"))
@@ -117,11 +119,11 @@ class Rest:
         return _message(as_json(rpc.status(self._versions, **which)))
 
 
-def _host_name(host):
+def _parts(host):
     try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:
-        return None
+        return urlsplit(f"//{host}")
+    except ValueError:  # brackets that do not match
+        return urlsplit("//")
 
 
 def as_json(message):
