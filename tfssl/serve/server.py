@@ -56,11 +56,23 @@ def protocol(timeout):
     return Impatient
 
 
+def _signalled():
+    """An event for the first signal that asks for the end; a second one ends the process at once."""
+    ended, loop, numbers = asyncio.Event(), asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
+
+    def end():
+        ended.set()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, end)
+    return ended
+
+
 async def serve(versions, limits, host, listener, grpc_port, interval):
     """Load, serve until a signal ends it, and drain; prints one line when both transports answer."""
-    ended = asyncio.Event()
-    for number in signal.SIGINT, signal.SIGTERM:
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    ended = _signalled()
     gate = Gate(limits.concurrency, limits.queue)
     try:
         remote, grpc_port = rpc.server(versions, gate, limits, written(host, grpc_port))

@@ -155,12 +155,12 @@ def _as_bytes(leaf, name):
         raise invalid(f'input "{name}": JSON Value: {told(leaf)} is neither a string nor {{"b64": "..."}}')
     text = leaf["b64"]
     try:
-        return base64.b64decode(text, validate=True)
+        return binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError):
         pass
     try:  # TensorFlow Serving's decoder takes line breaks, and does without the padding
         text = "".join(text.split()).rstrip("=")
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        return binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)
     except (binascii.Error, ValueError):
         raise invalid(f'input "{name}": Unable to base64 decode {told(leaf["b64"])}') from None
 

@@ -65,7 +65,7 @@ class Versions:
         for number in self._labels.values():
             self._load(number, found)
         if newest != self._newest:
-            _tell(f"version {newest} is served" + (f", no longer {self._newest}" if self._newest else ""))
+            _tell(f"version {newest} is served" + (f", no longer {self._newest}" if self._newest is not None else ""))
         with self._lock:
             self._newest = newest
             for version in self._versions.values():
