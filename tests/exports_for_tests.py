@@ -41,8 +41,8 @@ def tiny_network(classes=3, seed=0):
 
 def product(network=None, seed=0, facts=(), **options):
     """What is exported: the tiny network of a seed, or another of as many classes."""
-    known = {"name": "segmentation", "task": "segmentation", "classes": CLASSES, "palette": PALETTE, "ignore_index": 255,
-             "producer": "tfssl", "method": "supervised", "miou": 0.5,
+    known = {"name": "segmentation", "task": "segmentation", "classes": CLASSES, "palette": PALETTE,
+             "ignore_index": 255, "producer": "tfssl", "method": "supervised", "miou": 0.5,
              "preprocessing": {"input": "RGB 0..255", "views": "the whole image"}, **dict(facts)}  # fmt: skip
     network = network or tiny_network(seed=seed)
     return Product(network, Segmentation(CLASSES), tuple(map(tuple, PALETTE)), facts=known, **options)

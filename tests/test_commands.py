@@ -146,7 +146,8 @@ def test_a_row_is_the_mean_of_all_steps_since_the_last(tmp_path):
 def test_an_export_that_is_wanted_later_is_made_without_training(unexported, capsys):
     path, folder = unexported
     fit.fit(path, ["export.onnx=true"], folder)
-    assert (folder / "export" / "onnx" / "1" / "model.onnx").is_file() and not (folder / "export" / "saved_model").exists()
+    assert (folder / "export" / "onnx" / "1" / "model.onnx").is_file()
+    assert not (folder / "export" / "saved_model").exists()
     assert "nothing to train" in capsys.readouterr().out
 
 

@@ -75,7 +75,8 @@ def with_scans(count):
 
 PNGS = {
     "RGB": {}, "gray": {"mode": "L"}, "RGBA": {"mode": "RGBA"}, "palette": {"mode": "P"},
-    "gray and alpha": {"mode": "LA"}, "two colours": {"mode": "1"}, "two colours of a palette": {"mode": "P", "bits": 1},
+    "gray and alpha": {"mode": "LA"}, "two colours": {"mode": "1"},
+    "two colours of a palette": {"mode": "P", "bits": 1},
 }  # fmt: skip
 
 
@@ -171,9 +172,10 @@ def peak(action):
 
 
 def test_bombs_cost_no_memory(decoded):
-    bombs = [png_bomb(6000), *REFUSED["has 65000 x 65000 pixels, more than 25000000"], png(2**32 - 1, 2**32 - 1)]
-    assert len(bombs[0]) < 5000
+    """Far larger ones than what this process may have kept for itself of pictures that it has decoded before."""
+    bombs = [png_bomb(12_000), *REFUSED["has 65000 x 65000 pixels, more than 25000000"], png(2**32 - 1, 2**32 - 1)]
+    assert len(png_bomb(6000)) < 5000 and len(bombs[0]) < 20_000
     for bomb in bombs:
         assert peak(lambda bomb=bomb: decoded(bomb)) < 16 << 20
     careless = tf.function(lambda content: decode(content, 10**9), input_signature=[tf.TensorSpec([], tf.string)])
-    assert peak(lambda: careless(bombs[0])) > 16 << 20  # the measure can tell
+    assert peak(lambda: careless(bombs[0])) > 200 << 20  # the measure can tell

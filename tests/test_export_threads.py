@@ -40,7 +40,9 @@ def fused(network, least=8):
         graphs = context.context().export_run_metadata().partition_graphs
     finally:
         context.context().disable_run_metadata()
-    nodes = [node for graph in graphs for node in [*graph.node, *(n for f in graph.library.function for n in f.node_def)]]
+    functions = [function for graph in graphs for function in graph.library.function]
+    nodes = [node for graph in graphs for node in graph.node]
+    nodes += [node for function in functions for node in function.node_def]
     convolutions = [node for node in nodes if "Conv2D" in node.op]
     assert len(convolutions) >= least, "the graph that ran is not in the metadata"
     return [[each.decode() for each in node.attr["fused_ops"].list.s] for node in convolutions]

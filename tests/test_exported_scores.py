@@ -7,21 +7,26 @@ import pytest
 
 from tests.runs_for_tests import configuration, surroundings, write_configuration, write_data
 from tfssl import errors, evaluate, fit
+from tfssl.export.__main__ import main as export_main
 
 PROJECT = Path(fit.__file__).parent.parent
 CAMVID = PROJECT.parent / "shared" / "camvid"
 
 
-def scores(folder, *overrides):
-    """{kind: (score, images) on the validation list} by tfssl.evaluate."""
-    found = {}
-    for kind in ("network", "saved_model", "onnx"):
-        arguments = [word for text in overrides for word in ("--set", text)]
-        evaluate.main([str(folder), *arguments, *([] if kind == "network" else ["--exported", kind])])
-        name = "metrics_validation.json" if kind == "network" else f"metrics_validation_{kind}.json"
-        metrics = json.loads((folder / name).read_text())
-        found[kind] = (next(iter(metrics["networks"].values()))["miou"], metrics["images"])
-    return found
+def changed(*overrides):
+    return [word for text in overrides for word in ("--set", text)]
+
+
+def score(folder, kind="network", *overrides):
+    """(score, images) of a run's network, or of what it has exported, on the validation list by tfssl.evaluate."""
+    evaluate.main([str(folder), *changed(*overrides), *([] if kind == "network" else ["--exported", kind])])
+    name = "metrics_validation.json" if kind == "network" else f"metrics_validation_{kind}.json"
+    metrics = json.loads((folder / name).read_text())
+    return next(iter(metrics["networks"].values()))["miou"], metrics["images"]
+
+
+def scores(folder):
+    return {kind: score(folder, kind) for kind in ("network", "saved_model", "onnx")}
 
 
 def assert_equal_scores(found, images, least):
@@ -38,8 +43,34 @@ def test_of_a_tiny_run(size, tmp_path):
         content["data"] |= {"size": size} if size else {}
         folder = fit.fit(write_configuration(tmp_path / "run.json", content), output_dir=tmp_path / "run")
         assert_equal_scores(scores(folder), 3, 0.3)
-        if size is None:  # else windows would be cut before the resizing that is inside of the export
-            assert_equal_scores(scores(folder, "evaluation.protocol=sliding", "evaluation.crop=[24, 24]"), 3, 0.2)
+        confidences = [json.loads((folder / f"metrics_validation{name}.json").read_text())["networks"]
+                       for name in ("", "_saved_model", "_onnx")]  # fmt: skip
+        errors_of = [next(iter(networks.values()))["calibration_error"] for networks in confidences]
+        assert errors_of == pytest.approx([errors_of[0]] * 3, abs=1e-4)
+        assert_windows_are_those_of_evaluation(folder)
+
+
+WINDOWS = "evaluation.crop=[24, 24]", "evaluation.overlap=0.25"
+
+
+def assert_windows_are_those_of_evaluation(folder):
+    """Chosen on exporting they score as evaluation's own; the ONNX file of the same export has none."""
+    export_main([str(folder), *changed("export.sliding=true", "export.flip=true", *WINDOWS)])
+    sliding = score(folder, "network", "evaluation.protocol=sliding", "evaluation.flip=true", *WINDOWS)
+    assert score(folder, "saved_model") == pytest.approx(sliding, abs=1e-4)
+    mirrored = score(folder, "network", "evaluation.flip=true")
+    assert score(folder, "onnx") == pytest.approx(mirrored, abs=1e-4)
+    assert abs(sliding[0] - mirrored[0]) > 1e-3  # else nothing is shown
+
+
+def test_views_of_what_was_exported_were_chosen_then(finished, capsys):
+    _, folder = finished
+    for wrong in ("evaluation.flip=true",), ("evaluation.scales=[0.5, 1]",), ("evaluation.protocol=sliding", *WINDOWS):
+        for kind in ("saved_model", "onnx"):
+            with surroundings(folder.parent), pytest.raises(SystemExit) as end:
+                errors.run(evaluate.main, [str(folder), *changed(*wrong), "--exported", kind])
+            (line,) = capsys.readouterr().err.splitlines()
+            assert end.value.code == 2 and line.startswith("error: --exported: windows and mirrored images")
 
 
 def test_what_was_not_exported_is_told(tmp_path, capsys):

@@ -130,7 +130,8 @@ def test_export_publishes_the_next_version(run, capsys):
     model = folder / "export" / "onnx" / "2" / "model.onnx"
     assert f"saved_model: {versions / '2'}" in out and f"onnx: {model}" in out
     metrics = read(folder / "metrics.json")
-    stored = {entry.key: json.loads(entry.value) for entry in onnx.load(model).metadata_props if entry.value[0] in '"[{0'}
+    properties = {entry.key: entry.value for entry in onnx.load(model).metadata_props}
+    stored = {name: json.loads(properties[name]) for name in ("miou", "miou_interval", "data_sha256", "images")}
     assert (stored["miou"], stored["miou_interval"]) == (metrics["miou"], metrics["miou_interval"])
     assert (stored["data_sha256"], stored["images"]) == (metrics["data"]["sha256"], metrics["data"]["images"])
     assert metrics["data"]["images"] == {"labeled": 4, "unlabeled": 4, "validation": 3, "held_out": 2}

@@ -111,7 +111,7 @@ def test_a_second_export_at_the_same_time_is_told_so(quick, made, tmp_path, caps
     with folders.alone_in(tmp_path, "exporting"):
         line = fails(capsys, made, tmp_path)
     assert f"{tmp_path}: another process is exporting there; wait" in line
-    assert [path.name for path in tmp_path.iterdir()] == [".partial-of-the-first"]  # which is not the second's to remove
+    assert [path.name for path in tmp_path.iterdir()] == [".partial-of-the-first"]  # not the second's to remove
     assert export(made, tmp_path)["version"] == 1
 
 

@@ -64,7 +64,8 @@ def test_one_that_is_worth_it_is_written_and_computes_nearly_the_same(model, tmp
     assert found["written"] is True and found["miou_float32"] == 1.0 and 0.8 < found["miou_int8"] <= 1
     assert found["why"].startswith("Written as model.int8.onnx. 8 bits (QDQ")
     assert f"mIoU 100.00 -> {100 * found['miou_int8']:.2f} % on 4 validation images" in found["why"]
-    assert "calibrated on 4 unlabeled images" in found["why"] and f"{found['speedup']:.2f} times as fast" in found["why"]
+    assert "calibrated on 4 unlabeled images" in found["why"]
+    assert f"{found['speedup']:.2f} times as fast" in found["why"]
     assert found["speedup"] == pytest.approx(found["milliseconds"][0] / found["milliseconds"][1])
     assert json.loads(json.dumps(found)) == found
     kinds = [node.op_type for node in onnx.load(tmp_path / "model.int8.onnx").graph.node]
@@ -72,7 +73,7 @@ def test_one_that_is_worth_it_is_written_and_computes_nearly_the_same(model, tmp
     sessions = [onnxruntime.InferenceSession(str(tmp_path / name)) for name in ("model.onnx", "model.int8.onnx")]
     images = structured_images(2, 40, 40, seed=3)
     masks = [session.run(["mask"], {"image": images})[0] for session in sessions]
-    assert 0.9 < np.mean(masks[0] == masks[1])
+    assert np.mean(masks[0] == masks[1]) > 0.9
     assert not np.array_equal(*(session.run(["confidence"], {"image": images})[0] for session in sessions))
 
 

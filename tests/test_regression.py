@@ -12,10 +12,11 @@ from PIL import Image
 
 from tests.networks_for_tests import make_batch, same, step
 from tests.runs_for_tests import surroundings, table
-from tfssl import evaluate, fit, losses, networks, optimizers, parity, predict, runs
+from tfssl import evaluate, fit, losses, networks, optimizers, predict, runs
 from tfssl.config import parse
 from tfssl.data.denoising import denoising
 from tfssl.errors import UserError
+from tfssl.export.structured import structured_images
 from tfssl.methods import METHODS
 from tfssl.resizing import stretch_like
 from tfssl.tasks import Regression, Segmentation
@@ -44,7 +45,8 @@ def test_loss_difference_and_meaning():
     np.testing.assert_allclose(task.difference(logits, 0.0), np.abs(logits).mean(-1), rtol=1e-5)
     np.testing.assert_allclose(task.decode(logits), 255 * np.clip(logits, 0, 1), rtol=1e-5)
     outputs = task.outputs(logits)
-    assert tuple(outputs) == task.served and outputs["output_image"].dtype == tf.uint8
+    assert tuple(outputs) == (task.picture, "values") and task.numbers == "values"
+    assert outputs["output_image"].dtype == tf.uint8
     np.testing.assert_array_equal(outputs["output_image"], np.round(outputs["values"]))
 
 
@@ -203,43 +205,26 @@ def test_the_score_is_that_of_numpy(finished):
 def test_exports_give_the_image_that_predict_writes(finished, tmp_path):
     _, folder = finished
     rows = json.loads((folder / "export" / "parity.json").read_text())["parity"]
-    assert all(row["image_agreement"] == 1 and row["max_difference"] < 0.03 < row["compared"] for row in rows)
-    image = parity.structured_images(1, 37, 50)[0]
+    assert all(row["clear_agreement"] == 1 and row["max_difference"] < 1e-4 < row["compared"] for row in rows)
+    image = structured_images(1, 37, 50)[0]
     Image.fromarray(image).save(tmp_path / "photo.png")
     predict.main([str(folder), str(tmp_path / "photo.png"), "--output", str(tmp_path)])
     expected = np.asarray(Image.open(tmp_path / "photo_output.png"))
     assert expected.shape == (37, 50, 3)
-    signatures = tf.saved_model.load(str(folder / "export" / "saved_model" / "1")).signatures
-    assert set(signatures) == {"serving_default", "values", "encoded"}
-    served = signatures["serving_default"](image=tf.constant(image[None]))["output_image"][0].numpy()
-    files = signatures["encoded"](image_bytes=tf.constant([(tmp_path / "photo.png").read_bytes()]))
-    decoded = np.asarray(Image.open(io.BytesIO(files["output_image_bytes"].numpy()[0])))
-    session = onnxruntime.InferenceSession(str(folder / "export" / "onnx" / "model.onnx"))
-    restored, values = session.run(["output_image", "values"], {"image": image[None].astype("float32")})
+    loaded = tf.saved_model.load(str(folder / "export" / "saved_model" / "1"))
+    served = loaded.signatures["predict_uint8"](image=tf.constant(image[None]))["output_image"][0].numpy()
+    files = loaded.signatures["serving_default"](image_bytes=tf.constant([(tmp_path / "photo.png").read_bytes()]))
+    decoded = np.asarray(Image.open(io.BytesIO(files["output_png_bytes"].numpy()[0])))
+    model = folder / "export" / "onnx" / "1" / "model.onnx"
+    restored, values = onnxruntime.InferenceSession(str(model)).run(["output_image", "values"], {"image": image[None]})
     np.testing.assert_array_equal(served, decoded)
     for found in (served, restored[0]):
         assert np.abs(found.astype(int) - expected).max() <= 1 and (found == expected).mean() > 0.99
     assert np.abs(values - restored).max() <= 0.51
-    properties = onnx.load(folder / "export" / "onnx" / "model.onnx").metadata_props
-    stored = {item.key: item.value for item in properties}
-    assert float(stored["psnr"]) > 8 and "classes" not in stored
-
-
-def test_parity_of_images_can_fail():
-    expected = np.full((1, 2, 2, 3), 100.2, np.float32)
-    expected[0, 0, 0] = 99.5  # may be rounded either way
-    image = np.round(expected).astype(np.uint8)
-    image[0, 0, 0] = 99
-    row = parity._compare_images(expected, expected, [image], tolerance=1e-4)
-    assert row == {"max_difference": 0, "image_agreement": 1, "compared": 0.75}
-    image[0, 1, 1] = 101
-    facts = {"runtime": "onnx", "height": 2, "width": 2}
-    with pytest.raises(parity.ExportError, match="images agree at 66.6667%"):
-        parity._require_parity({**facts, **parity._compare_images(expected, expected, [image], tolerance=1e-4)})
-    with pytest.raises(parity.ExportError, match="pixel values by 5.00e-01"):
-        parity._require_parity({**facts, **parity._compare_images(expected, expected + 0.5, [image], tolerance=1e-4)})
-    with pytest.raises(parity.ExportError, match="shapes"):
-        parity._compare_images(expected, expected[:, :1], [image], tolerance=1e-4)
+    stored = {item.key: item.value for item in onnx.load(model).metadata_props}
+    assert float(stored["psnr"]) > 8 and json.loads(stored["task"]) == "regression"
+    assert "classes" not in stored and "miou" not in stored
+    assert "PSNR" in (model.parent / "MODEL_CARD.md").read_text()
 
 
 # Mistakes.

@@ -42,15 +42,23 @@ EVALUATIONS = """step,miou,pixel_accuracy,pseudo_label_miou,pseudo_label_accurac
 def folder(tmp_path):
     """A run folder with everything in it."""
     run = tmp_path / "my <run>"
-    for name in ("pictures", "export/saved_model/1", "export/onnx"):
+    for name in ("pictures", "export/saved_model/1/variables", "export/onnx/2"):
         (run / name).mkdir(parents=True)
     task = {"classes": CLASSES, "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}
     config = {"about": "A run in <script>alert(1)</script>.", "method": {"name": "robust_mutual"}, "task": task}
-    parity = {"seconds": 3.5, "parity": [{"runtime": "onnx", "mask_agreement": 0.99995, "max_difference": 3.14159e-7}]}
+    row = {"runtime": "openvino", "height": 75, "width": 101, "max_difference": 3.14159e-7, "agreement": 0.99995,
+           "clear_agreement": 1.0, "compared": 0.9876}  # fmt: skip
+    mixed = {**row, "runtime": "saved_model", "height": "mixed", "width": "mixed"}
+    parity = {"saved_model": "saved_model/1", "onnx": "onnx/2", "version": 2, "reference": "Keras, eager, float32",
+              "packages": {"onnxruntime": "1.31.1"}, "limits": {"difference": {"openvino": 1e-4},
+              "agreement": {"openvino": 0.9999}}, "parity": [row, mixed], "seconds": 3.5}  # fmt: skip
     save(run / "config.json", config | {"training": {"steps": 1500}})
     save(run / "metrics.json", METRICS)
     save(run / "export/parity.json", parity)
-    (run / "export/onnx/model.onnx").write_bytes(bytes(2_500_000))
+    (run / "export/onnx/2/model.onnx").write_bytes(bytes(2_500_000))
+    (run / "export/saved_model/1/saved_model.pb").write_bytes(bytes(1_000_000))
+    (run / "export/saved_model/1/variables/values").write_bytes(bytes(230_000))
+    (run / "export/saved_model/models.config").write_text("")
     (run / "history.csv").write_text(HISTORY)
     (run / "evaluations.csv").write_text(EVALUATIONS)
     Image.new("RGB", (8, 4), "red").save(run / "pictures/example_00.png")
@@ -102,8 +110,11 @@ def test_everything_is_told(folder):
         assert name in text
     assert "91.23 %" in text and "50.00 %" in text  # per class
     assert "teacher_1 deployed" in text and "student_1" in text and "51.23 %" in text
-    assert "onnx/model.onnx" in text and "2.50 MB" in text
-    assert "0.99995" in text and "3.1e-07" in text
+    cells = " ".join(re.sub("<[^>]+>", " ", page_of(folder)).split())
+    assert "onnx/2 2.50 MB" in cells and "saved_model/1 1.23 MB" in cells and "models.config" not in text
+    assert "openvino, 75 x 101 3.1e-07 0.99995 1 0.9876" in cells
+    assert "saved_model, mixed sizes" in text and "Compared with Keras, eager, float32, in 3.5 s" in text
+    assert "onnxruntime 1.31.1" in text
     assert "Missing" not in text
 
 
@@ -213,6 +224,15 @@ def test_no_complaint_where_no_export_was_wanted(folder):
     save(folder / "config.json", settings | {"export": {"saved_model": False, "onnx": False}})
     (folder / "export/parity.json").unlink()
     assert "Missing" not in page_of(folder)
+
+
+def test_numbers_of_an_export_that_are_not_ours(folder):
+    for content in ({}, {"parity": None}, {"parity": 3}, {"parity": [1, None]}, {"parity": [{}]},
+                    {"parity": [{"runtime": "<b>", "agreement": [{}]}], "packages": 5, "seconds": "x"}):  # fmt: skip
+        save(folder / "export/parity.json", content)
+        text = Page(page_of(folder)).text
+        assert "onnx/2" in text and "Missing" not in text
+    assert "<b>, None x None" in text
 
 
 def test_regression(folder):

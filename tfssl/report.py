@@ -22,6 +22,10 @@ ACCURACY = "On the validation data; pseudo-labels on held-out data."
 SHARES = "Of each term in the gradient of its move, at the last convolutions of the encoders."
 COUPLING = "The least total variation between the predictions of two networks: towards 0 they have become equal."
 VIRIDIS = "#440154,#3b528b,#21918c,#5ec962,#fde725"  # the scale of the confidence pictures
+PARITY = {  # key in a row of parity.json: title of the column
+    "max_difference": "greatest difference, as a share of the range", "agreement": "share of equal pixels",
+    "clear_agreement": "without near ties", "compared": "share without near ties",
+}  # fmt: skip
 STYLE = Path(__file__).with_name("report.css")
 
 
@@ -224,36 +228,27 @@ def _examples(run):
 
 
 def _export(run):
-    """Names and sizes of what was exported, then whatever numbers the export step wrote down about it."""
+    """Sizes of what was exported, then how far it is from the network in Keras."""
     rows = [[escape(name), f"{size / 1e6:.2f} MB"] for name, size in run.exports.items()]
-    return (_table(["exported", "size"], rows) if rows else "") + _generic(run.parity)
+    return (_table(["exported", "size"], rows) if rows else "") + _parity(run.parity)
 
 
-def _flat(value, path=()):
-    """Path of keys and value of everything that is no dict, in nested dicts and lists of dicts."""
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        value = dict(enumerate(value, start=1))
-    if not isinstance(value, dict):
-        return [(path, value)]
-    return [pair for key, item in value.items() for pair in _flat(item, (*path, str(key)))]
+def _parity(parity):
+    """What of export/parity.json a reader asks for: one row for each runtime and size, and what was compared."""
+    rows = parity.get("parity")
+    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    if not rows:
+        return ""
+    cells = [[escape(f"{row.get('runtime')}, {_size(row)}"), *(escape(_plain(row.get(key))) for key in PARITY)]
+             for row in rows]  # fmt: skip
+    packages = ", ".join(f"{name} {number}" for name, number in inside(parity, "packages").items())
+    told = f"Compared with {parity.get('reference')}, in {_duration(parity.get('seconds'))}: {packages}."
+    return _table(["runtime, size", *PARITY.values()], cells) + f'<p class="soft">{escape(told)}</p>'
 
 
-def _generic(value):
-    """A JSON object of any form: inner objects with the same keys are the rows of one table."""
-    inner, alike = {}, {}
-    for (*path, key), scalar in _flat(value):
-        inner.setdefault(" / ".join(path), {})[key] = escape(_plain(scalar))
-    for path, entries in inner.items():
-        alike.setdefault(tuple(entries), []).append(path)
-    tables = []
-    for keys, paths in alike.items():
-        if len(paths) == 1:
-            rows = [[escape(key), text] for key, text in inner[paths[0]].items()]
-            tables.append(_table([paths[0] or "parity", ""], rows))
-        else:
-            rows = [[escape(path), *inner[path].values()] for path in paths]
-            tables.append(_table(["", *keys], rows))
-    return "\n".join(tables)
+def _size(row):
+    sides = row.get("height"), row.get("width")
+    return "mixed sizes" if "mixed" in sides else "{} x {}".format(*sides)
 
 
 def _settings(config):

@@ -60,12 +60,10 @@ def _pictures(folder):
 
 
 def _exports(folder):
-    """Size in bytes of everything exported, by name: saved_model/1, onnx/model.onnx."""
-    sizes = {}
-    for path in sorted(folder.glob("*/*")):
-        files = [file for file in (path, *path.rglob("*")) if file.is_file()]
-        sizes[path.relative_to(folder).as_posix()] = sum(file.stat().st_size for file in files)
-    return sizes
+    """Size in bytes of every version that was exported, by name: saved_model/1, onnx/1."""
+    versions = sorted(path for path in folder.glob("*/*") if path.name.isdecimal() and path.is_dir())
+    return {path.relative_to(folder).as_posix(): sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            for path in versions}  # fmt: skip
 
 
 def inside(parent, key):
