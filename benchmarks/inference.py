@@ -176,6 +176,20 @@ def show(title, columns, rows):
     print("\n".join("| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *rows]), flush=True)
 
 
+def judge(name, value, most):
+    """A line that says whether a goal was met, as the rows above have its value."""
+    print(f"{'PASS' if float(value.split()[0]) <= most else 'FAIL'}: {name} {value}, at most {most}", flush=True)
+
+
+def judge_runtimes(rows):
+    own, control = rows[1], rows[2]
+    judge("ONNX Runtime, of the SavedModel's time,", own[2], 0.95)
+    judge("ONNX Runtime, of OpenVINO's time,", own[3], 1.15)
+    apart = float(own[1]) / float(control[1])
+    if not 0.97 <= apart <= 1.03:
+        print(f"(the control is off by {apart:.3f}: too noisy a machine to trust these)", flush=True)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
@@ -198,13 +212,24 @@ def main(arguments=None):
     if missing:
         raise errors.UserError(f"{given.run}: has no export as {', '.join(sorted(missing))}; make one by "
                                f"python -m tfssl.export {given.run}")  # fmt: skip
+    if exports["saved_model"].name != exports["onnx"].parent.name:
+        raise errors.UserError(f"{given.run}: its newest SavedModel and ONNX bundle are not of one export; make one by "
+                               f"python -m tfssl.export {given.run}")  # fmt: skip
     if given.only != "servers":
         tf.config.threading.set_intra_op_parallelism_threads(given.threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-        show(*table_of_runtimes(exports, given.size, given.threads, given.turns))
+        table = table_of_runtimes(exports, given.size, given.threads, given.turns)
+        show(*table)
+        judge_runtimes(table[2])
     if given.only != "runtimes":
-        show(*table_of_servers(exports, given.size, given.turns))
-        show(*table_of_first_requests(exports, given.size, given.servers))
+        table = table_of_servers(exports, given.size, given.turns)
+        show(*table)
+        for row in table[2][1:]:
+            judge(f"{row[0]} adds, ms,", row[3], 5)
+        table = table_of_first_requests(exports, given.size, given.servers)
+        show(*table)
+        for row in table[2]:
+            judge(f"first request over {row[0]}, of a later one's time,", row[2], 1.5)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,19 @@ def test_the_runtimes_are_compared_on_an_export(exported):
     assert rows[0][2] == "1.000 (1.000 to 1.000)" and all(float(row[1]) > 0 for row in rows)
 
 
+def test_goals_are_judged_by_the_numbers_shown(capsys):
+    inference.judge("it takes", "0.950 (0.9 to 1.0)", 0.95)
+    inference.judge("it adds", "+5.01 (+4.0 to +6.0)", 5)
+    assert capsys.readouterr().out == (
+        "PASS: it takes 0.950 (0.9 to 1.0), at most 0.95\nFAIL: it adds +5.01 (+4.0 to +6.0), at most 5\n"
+    )
+    rows = [["SavedModel", "10.00", "1.000", "1.1"], ["ORT", "9.60", "0.960", "1.0"], ["control", "9.00", "0.9", "1.0"]]
+    inference.judge_runtimes(rows)
+    told = capsys.readouterr().out
+    assert "FAIL: ONNX Runtime, of the SavedModel's time, 0.960" in told and "PASS: ONNX Runtime, of OpenVINO's" in told
+    assert "too noisy" in told
+
+
 @pytest.mark.slow
 def test_a_server_is_compared_with_the_same_call_here(exported):
     _, _, rows = inference.table_of_servers(exported, (33, 47), turns=5)

@@ -62,11 +62,13 @@ def test_one_that_is_worth_it_is_written_and_computes_nearly_the_same(model, tmp
     found = reduced.reduce(model, tmp_path, Scenes(10), Scenes(), TASK)
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.int8.onnx"}
     assert found["written"] is True and found["miou_float32"] == 1.0 and 0.8 < found["miou_int8"] <= 1
-    assert found["why"].startswith("Written as model.int8.onnx. 8 bits (QDQ")
+    assert found["why"].startswith("Written as model.int8.onnx; ") and "8 bits (QDQ" in found["why"]
     assert f"mIoU 100.00 -> {100 * found['miou_int8']:.2f} % on 4 validation images" in found["why"]
     assert "calibrated on 4 unlabeled images" in found["why"]
     assert f"{found['speedup']:.2f} times as fast" in found["why"]
     assert found["speedup"] == pytest.approx(found["milliseconds"][0] / found["milliseconds"][1])
+    low, high = found["speedup_interval"]
+    assert low <= found["speedup"] <= high
     assert json.loads(json.dumps(found)) == found
     kinds = [node.op_type for node in onnx.load(tmp_path / "model.int8.onnx").graph.node]
     assert kinds.count("Conv") == 3 and "QuantizeLinear" in kinds
@@ -86,6 +88,26 @@ def test_one_that_is_too_slow_or_too_bad_is_not_written_and_the_sentence_says_wh
     assert found["written"] is False and found["why"].startswith("Not written: ") and says in found["why"]
     assert re.search(r"\d\.\d\d times as fast as float32", found["why"])
     assert {"speedup", "milliseconds", "miou_float32", "miou_int8"} <= found.keys()
+
+
+def test_it_must_be_fast_by_all_of_the_interval(model, tmp_path, limits, monkeypatch):
+    limits(speedup=1.3)
+    times = np.tile([1.0, 2.0], 30)  # medians 1.35 apart, and many draws of turns below 1.3
+    monkeypatch.setattr(reduced, "_in_turn", lambda *_: [1.35 * times, times[::-1]])
+    assert not reduced.reduce(model, tmp_path, Scenes(10), Scenes(), TASK)["written"]
+    monkeypatch.setattr(reduced, "_in_turn", lambda *_: [1.35 * times, times])
+    assert reduced.reduce(model, tmp_path, Scenes(10), Scenes(), TASK)["written"]
+
+
+def test_a_quantizer_that_fails_is_told_and_stops_nothing(model, tmp_path, monkeypatch):
+    def fail(model, path, unlabeled):
+        path.with_name(reduced.PREPARED).write_bytes(b"half")
+        raise RuntimeError("no shape")
+
+    monkeypatch.setattr(reduced, "quantize", fail)
+    found = reduced.reduce(model, tmp_path, Scenes(10), Scenes(), TASK)
+    assert not found["written"] and "quantizer failed (RuntimeError)" in found["why"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_networks_without_classes_are_left_alone(model, tmp_path):

@@ -203,12 +203,13 @@ def many(server, count):
     assert server.process.poll() is None
     assert [server.post(GOOD[0]), server.post(GOOD[2])] == ask
     assert "Traceback" not in server.errors() and "Error" not in server.errors(), server.errors()
+    assert sum(seen.values()) > 0.8 * 0.85 * count  # a strategy that ends early would send far fewer
+    assert {400, 405, "INVALID_ARGUMENT", "FAILED_PRECONDITION"} <= seen.keys()
     return seen
 
 
 def test_150_malformed_requests(served):
-    seen = many(served, 150)
-    assert seen[400] > 10 and seen["INVALID_ARGUMENT"] > 5
+    many(served, 150)
 
 
 @pytest.mark.slow

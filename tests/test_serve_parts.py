@@ -1,10 +1,12 @@
 """The development server's parts, one by one: values from JSON, sizes from headers, the gate."""
 
 import asyncio
+import gc
 import io
 import json
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -83,6 +85,15 @@ def test_sizes_are_those_that_pillow_reads(kind, options):
             assert picture.size == (width, height)
 
 
+@pytest.mark.parametrize("strays", [b"\0", b"ab", b"\xff\0\x01", b"\xff\xff", b"\xff\xd1"])
+def test_bytes_between_segments_do_not_hide_a_size(strays):
+    content = encoded(pixels(40, 50), "JPEG")
+    after = 4 + int.from_bytes(content[4:6]) if content[3] == 0xE0 else 2  # the end of the first segment
+    content = content[:after] + strays + content[after:]
+    assert limits.file_pixels(content) == 40 * 50
+    assert tf.io.decode_jpeg(content).shape == [40, 50, 3]  # as a decoder reads it
+
+
 def test_what_is_no_picture_has_no_size():
     jpeg = encoded(pixels(8, 8), "JPEG")
     for content in b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xd8\xff", jpeg[:30], b"GIF89a" + bytes(50):
@@ -154,3 +165,29 @@ def test_the_gate_lets_in_so_many_and_gives_places_back():
 
     asyncio.run(scene())
     assert max(most) == 2
+
+
+def test_a_call_that_was_given_up_keeps_nothing_in_memory():
+    class Body:
+        pass
+
+    go = threading.Event()
+
+    async def scene():
+        gate = Gate(concurrency=1, queue=5)
+        running = asyncio.create_task(gate.run(go.wait, 10))
+        await asyncio.sleep(0.05)
+        bodies = [Body() for _ in range(5)]
+        references = [weakref.ref(body) for body in bodies]
+        waiting = [asyncio.create_task(gate.run(lambda body: None, body)) for body in bodies]
+        await asyncio.sleep(0.05)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        del bodies, waiting, task
+        gc.collect()
+        assert [reference() for reference in references] == [None] * 5  # though the thread has not come to them
+        go.set()
+        assert await running
+
+    asyncio.run(scene())

@@ -118,7 +118,7 @@ def finish(run, seconds):
              "method": settings.method.name}  # fmt: skip
     reported = networks[run.reported]
     metrics = {**reported, **facts, "images": run.source.validation.count, "protocol": settings.evaluation.protocol,
-               "data": export.data_facts(run.source),
+               "evaluation": settings.evaluation.model_dump(mode="json"), "data": export.data_facts(run.source),
                "networks": {role: {**score, **facts} for role, score in networks.items()}}  # fmt: skip
     folders.write_json(folder / "metrics.json", metrics)
     draw_examples(run)

