@@ -16,7 +16,7 @@ import pytest
 from tests.exports_for_tests import product, tiny_network
 from tfssl import errors, folders
 from tfssl.errors import UserError
-from tfssl.export import c_api, export, package
+from tfssl.export import bundle, c_api, export, package
 from tfssl.export.structured import structured_images
 
 PROJECT = Path(package.__file__).parents[2]
@@ -229,3 +229,13 @@ def test_the_check_of_kills_can_fail(exported, tmp_path):
         with pytest.raises(AssertionError):
             assert_whole(exported, folder)
     assert_whole(exported, source)
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(bundle, "write_golden", full)
+    with pytest.raises(UserError, match=r"export: cannot write the export there \(No space left on device\)"):
+        export(product(), tmp_path / "export", saved_model=False, sizes=[(33, 47)])
+    assert list((tmp_path / "export").iterdir()) == []

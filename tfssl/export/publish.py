@@ -4,6 +4,7 @@ A server that watches the folder loads a version as soon as its number is there.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from tfssl import folders
 from tfssl.errors import UserError
 
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
 PARTIAL = ".partial-"  # what a killed export leaves behind begins so; the next one removes it
 
 
@@ -22,8 +24,18 @@ def workshop(folder):
     with folders.alone_in(folder, "exporting"):
         for left in folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
-        with _unfinished(folder) as partial:
+        with _unfinished(folder) as partial, _told_when_full(folder):
             yield Path(partial)
+
+
+@contextlib.contextmanager
+def _told_when_full(folder):
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise UserError(f"{folder}: cannot write the export there ({error.strerror})") from error
 
 
 def _unfinished(folder):
