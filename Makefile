@@ -8,6 +8,8 @@ PIP_INSTALL = pip install --quiet --disable-pip-version-check
 # What the slow tests meet beside Python packages: a real server, other clients, a browser. What cannot be installed does
 # not stop make: the tests that need it are skipped and say so.
 SERVING_TOOLS = .venv/with-serving-tests .venv-triton serving/node/node_modules
+SERVING_TESTS = $(wildcard tests/test_serv*.py tests/test_export*.py tests/test_inference*.py) tests/test_publish.py \
+    tests/test_client.py tests/test_triton.py tests/test_node.py
 DEBIAN_TOOLS = chromium chromedriver:chromium-driver npm
 
 .PHONY: fit test test-slow soak lint clean serving-tools debian-tools
@@ -50,9 +52,11 @@ fit: .venv
 test: .venv/with-tests
 	$(RUN) -m pytest -m "not slow and not soak" -n 2 --dist worksteal
 
+# In turn, in fresh processes: a process keeps the memory of every graph it has traced, the first two come to 17 GB.
 test-slow: .venv/with-tests serving-tools
-	$(RUN) -m pytest -m slow -n 2 --dist worksteal --ignore tests/test_dry_run.py
-	$(RUN) -m pytest -m slow -n 2 tests/test_dry_run.py  # after the others, which hold 10 GB in the end: it takes 7
+	$(RUN) -m pytest -m slow -n 2 --dist worksteal $(addprefix --ignore=,tests/test_dry_run.py $(SERVING_TESTS))
+	$(RUN) -m pytest -m slow -n 2 tests/test_dry_run.py
+	$(RUN) -m pytest -m slow -n 2 --dist worksteal $(SERVING_TESTS)
 
 soak: .venv/with-tests serving-tools
 	$(RUN) -m pytest -m soak
