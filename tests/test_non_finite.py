@@ -6,12 +6,9 @@ import pytest
 import tensorflow as tf
 
 from tests.contracts import CONTRACTS, every_method, shown
-from tests.networks_for_tests import half, make_batch, make_method, same, snapshot, step, steps_done, stream
+from tests.networks_for_tests import make_batch, make_method, same, snapshot, step, steps_done, stream
 from tests.runs_for_tests import checkpointed, configuration, surroundings, table, write_configuration, write_data
 from tfssl import callbacks, errors, fit, memory, runs
-
-# Of each method with two moves, what spoils the second alone: the first has then moved and must be taken back.
-SECOND = {"gta": "labeled"}
 
 
 def spoiled(batch, part, value=np.nan):
@@ -59,11 +56,13 @@ def test_a_spoiled_step_leaves_nothing_but_its_number(name, part):
     assert not same(list(before.values()), list(everything(method).values()))
 
 
-@pytest.mark.parametrize("name", ["gta", "u2pl", "cross_teacher", "robust_mutual"])
+@pytest.mark.parametrize("name", [
+    "gta", *(pytest.param(name, marks=pytest.mark.slow) for name in ("u2pl", "cross_teacher", "robust_mutual"))])
 def test_the_way_fit_does_it(name):
     """In one graph for all steps, where reads and writes have an order that nothing in Python gives them."""
     method = shown(name, rate=0.02)
-    batches = [make_batch(0), spoiled(make_batch(1), "labeled", np.inf), spoiled(make_batch(2), "labeled"), make_batch(3)]
+    bad = spoiled(make_batch(1), "labeled", np.inf), spoiled(make_batch(2), "labeled")
+    batches = [make_batch(0), *bad, make_batch(3)]
     method.enter(0, list)
     data, seen = iter(stream(method, *batches)), []
     for _ in batches:
@@ -77,7 +76,8 @@ def test_the_way_fit_does_it(name):
 
 
 @pytest.mark.parametrize(("name", "options"), [
-    ("gta", {}), ("u2pl", {}),
+    ("gta", {}),
+    pytest.param("u2pl", {}, marks=pytest.mark.slow),
     pytest.param("mean_teacher", {"xla": True}, marks=pytest.mark.slow),
     pytest.param("adversarial", {}, marks=pytest.mark.slow),
     pytest.param("cross_teacher", {}, marks=pytest.mark.slow),

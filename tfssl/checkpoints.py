@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfssl.errors import UserError
 
 KEPT = 2  # the newest, and the one before it in case the newest is damaged
+PARTS = r"(?:index|sha256|data-\d{5}-of-\d{5})"  # the files of a save, by the ends of their names
 STATE = "checkpoint"  # the manager's file, which names the saves that are complete
 
 
@@ -84,7 +85,7 @@ class Checkpoints:
     def steps(self):
         """The numbers of all saves of which there is anything, a manifest or an index or a word, the newest first."""
         names = "\n".join(path.name for path in self.folder.glob("ckpt-*")) if self.folder.is_dir() else ""
-        found = re.findall(r"^ckpt-(\d+)\.(?:index|sha256|data-\d{5}-of-\d{5})$", names, re.MULTILINE)
+        found = re.findall(rf"^ckpt-(\d+)\.{PARTS}$", names, re.MULTILINE)
         return sorted({*map(int, found), *named(self.folder)}, reverse=True)
 
     def completed(self):
@@ -92,18 +93,24 @@ class Checkpoints:
         return (self.folder / STATE).exists() or any(self.folder.glob("ckpt-*.sha256"))
 
     def name_good_ones(self):
-        """Give the manager, which counts by its file, those saves alone that are as they were written."""
+        """Give the manager, which goes by its file, those saves alone that are as they were written."""
         good = [step for step in reversed(self.steps()) if damage(self.folder, step) is None]
-        if good and good != named(self.folder):
-            paths = [str(self.folder / f"ckpt-{step}") for step in good]
-            tf.compat.v1.train.update_checkpoint_state(str(self.folder), paths[-1], paths, save_relative_paths=True)
-        elif not good:
+        if not good:  # nothing is saved yet, whatever is there
             (self.folder / STATE).unlink(missing_ok=True)
+            return
+        lines = [f'model_checkpoint_path: "ckpt-{good[-1]}"\n']
+        lines += [f'all_model_checkpoint_paths: "ckpt-{step}"\n' for step in good]
+        lines += [f"all_model_checkpoint_timestamps: {number}.0\n" for number in range(1, len(good) + 1)]
+        lines += ["last_preserved_timestamp: 0.0\n"]
+        partial = self.folder / f".{STATE}.partial"
+        partial.write_text("".join(lines), encoding="ascii")
+        _sync(partial)
+        os.replace(partial, self.folder / STATE)
 
     def remove_all_but(self, steps):
         """Remove what the manager leaves: manifests of older saves, damaged ones, and parts of one that was cut."""
         for path in self.folder.glob("ckpt-*"):
-            kept = re.fullmatch(r"ckpt-(\d+)\.(index|sha256|data-\d+-of-\d+)", path.name)
+            kept = re.fullmatch(rf"ckpt-(\d+)\.{PARTS}", path.name)
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             elif not kept or int(kept[1]) not in steps:
@@ -145,7 +152,8 @@ def damage(folder, step):
     if written == found:
         return None
     lines = written.decode("ascii", "replace").splitlines()
-    absent = [name for name in (line.partition("  ")[2] for line in lines) if not (folder / name).is_file()]
+    names = [line.partition("  ")[2] for line in lines]
+    absent = [name for name in names if re.fullmatch(rf"ckpt-{step}\.{PARTS}", name) and not (folder / name).is_file()]
     spoiled = [line.partition("  ")[2] for line in found.decode().splitlines() if line not in lines]
     return f"{absent[0]} is missing" if absent else f"{(spoiled or [manifest.name])[0]} is not what was written"
 
@@ -163,7 +171,10 @@ def state_damage(folder):
     """What is wrong with the manager's file: it must name the newest save that it lists, and only such as there are."""
     if not (folder / STATE).exists():
         return "is missing"
-    known = tf.train.get_checkpoint_state(str(folder))
+    try:
+        known = tf.train.get_checkpoint_state(str(folder))
+    except ValueError:
+        known = None
     if known is None or not named(folder) or known.model_checkpoint_path != str(folder / f"ckpt-{named(folder)[-1]}"):
         return "is not what was written"
 
