@@ -87,9 +87,11 @@ class Log(keras.callbacks.Callback):
 
 
 def skipped_steps(method):
-    """(how many steps were not finite so far, how many of them in a row, what was not finite in the last)."""
+    """(how many steps were not finite so far, how many of them in a row, what was not finite in the last: the terms,
+    or where all of these are finite what else)."""
     total, row, _, *faults = method.faults.numpy()
-    return int(total), int(row), [name for name, fault in zip(method.checked, faults, strict=True) if fault]
+    bad = [name for name, fault in zip(method.checked, faults, strict=True) if fault]
+    return int(total), int(row), [name for name in bad if name in method.terms] or bad
 
 
 class Evaluate(keras.callbacks.Callback):
