@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from tfssl import callbacks, config, errors, evaluate, export, folders, report, runs
+from tfssl import callbacks, config, errors, evaluate, export, folders, interruptions, report, runs
 from tfssl.alarms import Alarms
 from tfssl.dry_run import dry_run
 from tfssl.pictures import save_png
@@ -26,7 +26,7 @@ def fit(path, overrides=(), output_dir=None):
     source = runs.make_source(settings)
     settings = runs.complete(settings, source)
     run = runs.build(settings, folder, source)
-    with folders.claim(folder, settings):
+    with folders.claim(folder, settings), folders.kept_when_unwritable(folder):
         restored = run.checkpoints.restore()
         done = restored and run.step == settings.training.steps
         if done and all((folder / name).is_file() for name in ("metrics.json", "report.html")):
@@ -81,13 +81,28 @@ def tell_of_nothing_new(method, source):
 
 
 def train(run):
-    """The steps that are left, by Keras's fit; an epoch is what lies between two evaluations."""
-    training = run.settings.training
+    """The steps that are left; how long all of them took."""
     writer = tf.summary.create_file_writer(str(run.folder / "tensorboard"))
     alarms = Alarms(run.folder / "alarms.csv", run.step)
     log = callbacks.Log(run, writer, alarms)
-    beside = [callbacks.Phases(run, lambda: runs.batches(run, 0, one_epoch(run))), log,
-              callbacks.Evaluate(run, writer, alarms), callbacks.Save(run)]  # fmt: skip
+    evaluation = callbacks.Evaluate(run, writer, alarms)
+    beside = [callbacks.Phases(run, lambda: runs.batches(run, 0, one_epoch(run))), log, evaluation,
+              callbacks.Save(run)]  # fmt: skip
+    try:
+        with interruptions.whole():
+            evaluation.catch_up()
+            make_steps(run, beside)
+            writer.close()
+    except interruptions.Terminated as stop:  # between two steps: in the middle of one nothing is broken off
+        run.checkpoints.save(run.step)
+        stop.told = f"saved after step {run.step}"
+        raise
+    return log.seconds
+
+
+def make_steps(run, beside):
+    """By Keras's fit; an epoch is what lies between two evaluations."""
+    training = run.settings.training
     while run.step < training.steps:  # first what is left of a cut epoch, then all the others at once
         length = min(training.evaluate_every - run.step % training.evaluate_every, training.steps - run.step)
         whole = (training.steps - run.step) // training.evaluate_every if length == training.evaluate_every else 1
@@ -95,8 +110,6 @@ def train(run):
         data = runs.batches(run, run.step, run.step + whole * length)
         run.method.fit(data, initial_epoch=first, epochs=first + whole, steps_per_epoch=length, callbacks=beside,
                        shuffle=False, verbose=1 if os.isatty(1) else 2)  # fmt: skip
-    writer.close()
-    return log.seconds
 
 
 def one_epoch(run):
@@ -159,10 +172,14 @@ def main(arguments=None):
         if given.dry_run:
             dry_run(given.config, given.set)
         else:
-            fit(given.config, given.set, given.output_dir)
+            with interruptions.heeded():
+                fit(given.config, given.set, given.output_dir)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+    except interruptions.Terminated as stop:
+        print(f"\nstopped by SIGTERM, {stop.told}; the same command goes on from there", file=sys.stderr, flush=True)
+        raise
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """The folder a run lives in: alone in it, only for what it began with, and never a file that is half written."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import sys
+
+import tensorflow as tf
 
 from tfssl import config
 from tfssl.errors import UserError
@@ -59,6 +62,29 @@ def _writing_to(folder):
         yield
     except OSError as error:
         raise UserError(f"{folder}: cannot write there ({error.strerror}); choose another --output-dir") from None
+
+
+UNWRITABLE = {getattr(errno, name): os.strerror(getattr(errno, name))
+              for name in ("ENOSPC", "EFBIG", "EDQUOT", "EROFS", "EACCES", "EPERM")}  # fmt: skip
+
+
+@contextlib.contextmanager
+def kept_when_unwritable(folder):
+    """Tell in one line of a disk that takes nothing more while a run is under way, whoever writes there."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = UNWRITABLE.get(error.errno) if isinstance(error, OSError) else _unwritable(error, folder)
+        if reason is None or isinstance(error, OSError) and error.filename and str(folder) not in str(error.filename):
+            raise
+        raise UserError(f"{folder}: cannot write there ({reason}); the checkpoints are kept: make room or let it be "
+                        "written to, and the same command goes on") from None  # fmt: skip
+
+
+def _unwritable(error, folder):
+    """TensorFlow has its own classes of errors, and the system's words in their messages."""
+    found = [reason for reason in UNWRITABLE.values() if reason in str(error)]
+    return found[0] if found and (str(folder) in str(error) or "denied" not in found[0]) else None
 
 
 def _lock(folder, held, doing):

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import os
 from html import escape
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def write(run_folder):
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder; give the folder a run has written")
     path = folder / "report.html"
-    path.write_text(_page(read(folder)), encoding="utf-8")
+    partial = path.with_name(f".{path.name}.partial")  # a run that has a report is finished: never half of one
+    partial.write_text(_page(read(folder)), encoding="utf-8")
+    os.replace(partial, path)
     return path
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfssl import ema, mixing, optimizers, randomness
+from tfssl import ema, mixing, optimizers, randomness, soundness
 from tfssl.errors import UserError
 from tfssl.methods import parts
 from tfssl.methods.gradient_shares import gradient_sizes, last_kernels, share_of
@@ -51,6 +51,8 @@ class SemiSupervised(keras.Model):
         self.roles, self.heads, self.memories, self.further_optimizers = {}, {}, [], {}
         self.shares = tuple(share_of(term) for term in self.terms) if probe_every and len(self.terms) > 1 else ()
         self.trackers = {name: keras.metrics.Mean(name=name) for name in self.logged}
+        self.checked = (*self.terms, "gradients", "batch-norm statistics", "memories")
+        self.faults = keras.Variable(np.zeros(3 + len(self.checked)), trainable=False, dtype="float32", name="faults")
         self.step_function = None
 
     # What a page gives.
@@ -155,23 +157,27 @@ class SemiSupervised(keras.Model):
             return mixing.classmix(key, label, image, *others, **known)
         return mixing.cutmix(key, image, *others) if self.mix == "cutmix" else (image, *others)
 
-    def follow(self, target, source, *options):
-        """ema.follow, once in a step: not after those parts of a batch whose gradients only add up."""
+    def follow(self, target, source, decay, *options):
+        """ema.follow, once in a step: not after those parts of a batch whose gradients only add up. A step that is
+        not finite moves it by nothing."""
         if parts.last():
-            ema.follow(target, source, *options)
+            soundness.remember(target.weights)
+            ema.follow(target, source, soundness.unless_spoiled(tf.cast(decay, tf.float32), 1.0), *options)
 
     def minimize(self, losses, networks, optimizer):
         """One optimizer step on the sum of the loss terms over the trainable variables of `networks`.
 
         losses() returns (terms, extras): a dict of scalars to minimise, and anything else that is wanted outside.
         All it does, teachers' passes and mixing included, is one compiled part under XLA; the all-reduce and the
-        optimizer stay outside of it. The sum is divided once by the number of replicas, because optimizers sum.
+        optimizer stay outside of it. The sum is divided once by the number of replicas, because optimizers sum. Where
+        anything of it is not finite the step leaves no trace (soundness.py).
         """
         variables = [variable for network in networks for variable in network.trainable_variables]
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
 
         # of the move's own optimizer: the first one's has counted this step already when a second move begins
         probe = optimizer.iterations % self.probe_every == 0 if self.shares else None
+        judged, before = soundness.current(), soundness.held(moving_statistics(*networks))
 
         def differentiate():
             with tf.GradientTape(persistent=probe is not None) as tape:
@@ -182,20 +188,27 @@ class SemiSupervised(keras.Model):
             if probe is not None:
                 at = [kernel.value for kernel in last_kernels(networks)]
                 sizes = tf.cond(probe, lambda: gradient_sizes(tape, terms, at), lambda: dict.fromkeys(terms, 0.0))
-            return terms, extras, sizes, tape.gradient(scaled, [variable.value for variable in variables])
+            gradients = tape.gradient(scaled, [variable.value for variable in variables])
+            return terms, extras, sizes, gradients, measures(networks, gradients, extras, optimizer) if judged else {}
 
         if self.xla:
             differentiate = tf.function(differentiate, jit_compile=True)
-        terms, extras, sizes, gradients = differentiate()
+        terms, extras, sizes, gradients, measured = differentiate()
+        for network in networks:
+            average_statistics(network)
+        if judged:
+            judged.judge({**terms, **measured})
+            judged.unless_sound(lambda: soundness.put_back(before))
+            judged.taken_back_by(lambda: soundness.put_back(before))  # where a later move is not finite
         together = tf.add_n(list(sizes.values())) if sizes else None
         for term, size in sizes.items():
             share = tf.math.divide_no_nan(size, together)  # of this move: other moves teach other networks
-            self.trackers[share_of(term)].update_state(share, sample_weight=tf.cast(probe, tf.float32))
+            self.count(share_of(term), share, tf.cast(probe, tf.float32))
         gradients = parts.summed(gradients)
-        if parts.last():
+        if parts.last() and judged:
+            judged.apply(optimizer, gradients, variables)
+        elif parts.last():
             optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        for network in networks:
-            average_statistics(network)
         return terms, extras
 
     def own_adam(self, head, rate):
@@ -207,9 +220,15 @@ class SemiSupervised(keras.Model):
     def track(self, terms, **watched):
         """Log the terms and the watched numbers of this step; what train_step returns."""
         for name, value in {**terms, **watched}.items():
-            self.trackers[name].update_state(value)
+            self.count(name, value, 1.0)
         known = {*terms, *watched, *(share_of(term) for term in terms)}
         return {name: self.trackers[name].result() for name in self.logged if name in known}
+
+    def count(self, name, value, weight):
+        """Take a number into the mean that is logged under this name, unless the step is not finite."""
+        tracker, value = self.trackers[name], tf.cast(value, tf.float32)
+        soundness.remember(tracker.variables)
+        tracker.update_state(soundness.unless_spoiled(value, 0.0), soundness.unless_spoiled(weight, 0.0))
 
     # What training uses.
 
@@ -243,7 +262,11 @@ class SemiSupervised(keras.Model):
         """Nothing: all is built already. Keras 3 would sum a batch over replicas here, and fails on booleans."""
 
     def train_step(self, batch):
-        return self.step_function(batch) if self.parts == 1 else parts.in_parts(self.step_function, batch, self.parts)
+        with soundness.step(self.checked, self.parts > 1) as judged:
+            once = self.parts == 1
+            logged = self.step_function(batch) if once else parts.in_parts(self.step_function, batch, self.parts)
+            judged.end(self.faults, self.optimizer.iterations)
+        return logged
 
     def call(self, image, training=False):
         return self.deployed(image, training=training)
@@ -261,13 +284,36 @@ def keep_order():
 
 def average_statistics(network):
     """Give all replicas the mean of their batch-norm statistics, so that every network is equal on all of them."""
-    replica = tf.distribute.get_replica_context()
-    moving = [weight for weight in network.non_trainable_weights if weight.dtype.startswith("float")]
+    replica, moving = tf.distribute.get_replica_context(), moving_statistics(network)
     if replica is None or replica.num_replicas_in_sync == 1 or not moving:  # a head may have no batch norm
         return
     means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.convert_to_tensor(weight) for weight in moving])
     for weight, mean in zip(moving, means, strict=True):
         weight.assign(mean)
+
+
+def moving_statistics(*networks):
+    """The batch-norm statistics of networks: what a pass in training moves, before any loss is known."""
+    weights = [weight for network in networks for weight in network.non_trainable_weights]
+    return [weight for weight in weights if weight.dtype.startswith("float")]
+
+
+def measures(networks, gradients, extras, optimizer):
+    """{what: a number that is finite if all of it is} of a move, its loss terms aside.
+
+    Sums of squares of gradients: so those count as not finite too, about 1e19, whose square Adam could not hold. An
+    optimizer that scales losses sees to gradients itself.
+    """
+    own = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    squares = [] if own else [tf.nn.l2_loss(gradient) for gradient in gradients if gradient is not None]
+    moving = [tf.reshape(weight, [-1]) for weight in moving_statistics(*networks)]
+    handed = [tf.reduce_sum(tf.cast(value, tf.float32)) for value in tf.nest.flatten(extras)
+              if tf.is_tensor(value) and value.dtype.is_floating]  # fmt: skip
+    return {
+        "gradients": tf.add_n(squares) if squares else 0.0,
+        "batch-norm statistics": tf.reduce_sum(tf.concat(moving, 0)) if moving else 0.0,
+        "memories": tf.add_n(handed) if handed else 0.0,
+    }
 
 
 def refuse_equal(networks):

@@ -1,0 +1,143 @@
+"""A step that is not finite leaves nothing behind but its number.
+
+Whether a step is sound is known move by move: when the gradients of a move are there, its losses, gradients, the
+batch-norm statistics of its pass and what it hands to memories are judged, on all devices together. From then on every
+write of the step goes by the verdict, at no cost for those that are sound: optimizers move or only count, averages
+move by nothing, memories take nothing, meters count nothing. What was written before the verdict, or before that of a
+later move, is taken back at the end: the values of before are held, which costs a copy only of what a later move may
+have taken back (TensorFlow shares a value that is read until it is written).
+"""
+
+import contextlib
+import threading
+
+import tensorflow as tf
+
+_current = threading.local()  # MirroredStrategy traces each replica in a thread of its own
+
+
+@contextlib.contextmanager
+def step(names, in_parts=False):
+    """A step under judgement. names: of all that may be found not finite; in_parts: see methods/parts.py."""
+    _current.step = begun = Step(names, in_parts)
+    try:
+        yield begun
+    finally:
+        _current.step = None
+
+
+def current():
+    """The step under judgement, None outside of one."""
+    return getattr(_current, "step", None)
+
+
+def unless_spoiled(values, instead):
+    """values where the step has been sound so far (or none is under judgement), else `instead`."""
+    return values if current() is None else tf.where(current().sound, values, instead)
+
+
+def remember(variables):
+    """Note the values of Keras variables that will now be written, so that the step can take that back."""
+    if current() is not None:
+        for variable, value in held(variables):
+            current().taken_back_by(lambda variable=variable, value=value: put_back([(variable, value)]))
+
+
+def remember_rows(variable, rows):
+    """The same for those rows of a large memory that will now be written: a copy of them, where parts follow."""
+    if current() is not None:
+        handle, old = variable.value.handle, None
+        if current().in_parts:
+            old = tf.raw_ops.ResourceGather(resource=handle, indices=rows, dtype=tf.float32)
+        current().taken_back_by(
+            lambda: tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=rows, updates=old), old is not None
+        )
+
+
+def held(variables):
+    """[(variable, its value now), ...] of Keras variables."""
+    return [(variable, tf.convert_to_tensor(variable.value)) for variable in variables]
+
+
+def put_back(values):
+    for variable, value in values:  # of this replica: a mirrored variable cannot be assigned within a condition
+        tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=value)
+
+
+class Step:
+    """`sound`: whether all moves so far were finite, on all devices; `faults`: of each name how often it was not."""
+
+    def __init__(self, names, in_parts):
+        self.names, self.in_parts = names, in_parts
+        self.faults, self.sound, self.moves, self.written = tf.zeros([len(names)]), tf.constant(True), 0, []
+
+    def judge(self, measures):
+        """Judge one more move by {name: a number that is finite if all it is made of is}."""
+        if not all(undoable for _, _, undoable in self.written):
+            raise ValueError("a queue was written before the last move of a step, which could not take that back")
+        numbers = tf.stack([tf.cast(measures.get(name, 0.0), tf.float32) for name in self.names])
+        bad, replica = tf.cast(~tf.math.is_finite(numbers), tf.float32), tf.distribute.get_replica_context()
+        if replica.num_replicas_in_sync > 1:
+            bad = replica.all_reduce(tf.distribute.ReduceOp.SUM, bad)
+        self.faults += bad
+        self.sound = tf.reduce_all(self.faults == 0)
+        self.moves += 1
+
+    def taken_back_by(self, undo, undoable=True):
+        """Note how to take back what is now written, in the light of the moves judged so far."""
+        self.written.append((self.moves, undo, undoable))
+
+    def unless_sound(self, act):
+        tf.cond(self.sound, _nothing, lambda: _nothing(act()))
+
+    def apply(self, optimizer, gradients, variables):
+        """Let the optimizer move the variables if the step is sound, else count the step."""
+        remember(variables)
+        remember([variable for variable in optimizer.variables if variable is not optimizer.iterations])
+
+        def move(gradients):
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+        def count(_):
+            optimizer.iterations.assign_add(1)
+
+        _either(self.sound, move, count, gradients)
+
+    def end(self, record, number):
+        """Take back what was written before the last verdict; note a step that is not sound in `record`.
+
+        record: a variable [3 + names]: how many steps were not sound, how many of them in a row, the number of the
+        last, and what was not finite in it.
+        """
+
+        def take_back():
+            for _, undo, _ in reversed(early):
+                undo()
+            total, row, last = tf.unstack(tf.convert_to_tensor(record.value)[:3])
+            now = tf.cast(number, tf.float32)
+            row = tf.where(tf.equal(last, now - 1), row + 1, 1.0)
+            put_back([(record, tf.concat([[total + 1, row, now], self.faults], 0))])
+
+        early = [entry for entry in self.written if entry[0] < self.moves]
+        self.unless_sound(take_back)
+
+
+def _nothing(*_):
+    return tf.constant(0)
+
+
+def _either(condition, act, instead, values):
+    """act(values) or instead(values) on all replicas; what they do may go across replicas, so the condition does."""
+    replica = tf.distribute.get_replica_context()
+    if replica.num_replicas_in_sync == 1 or tf.__internal__.distribute.strategy_supports_no_merge_call():
+        tf.cond(condition, lambda: _nothing(act(values)), lambda: _nothing(instead(values)))
+        return
+
+    def everywhere(strategy, condition, values):
+        def on_each(function):
+            return _nothing(strategy.extended.call_for_each_replica(function, args=(values,)))
+
+        verdict = strategy.experimental_local_results(condition)[0]  # equal on all
+        tf.cond(verdict, lambda: on_each(act), lambda: on_each(instead))
+
+    replica.merge_call(everywhere, args=(condition, values))
