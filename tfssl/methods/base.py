@@ -8,12 +8,13 @@ import tensorflow as tf
 
 from tfssl import ema, mixing, optimizers, randomness
 from tfssl.errors import UserError
-from tfssl.methods import parts
+from tfssl.methods import parts, replicas
 from tfssl.methods.gradient_shares import gradient_sizes, last_kernels, share_of
+from tfssl.methods.many_workers import ManyWorkers
 from tfssl.schedules import Polynomial
 
 
-class SemiSupervised(keras.Model):
+class SemiSupervised(ManyWorkers):
     """A Keras model whose `train_step` is a method's update of several networks.
 
     A page sets, as class attributes, what it asks of the others: `learners`, how many networks it is given;
@@ -50,7 +51,7 @@ class SemiSupervised(keras.Model):
         self.parts = 1
         self.roles, self.heads, self.memories, self.further_optimizers = {}, {}, [], {}
         self.shares = tuple(share_of(term) for term in self.terms) if probe_every and len(self.terms) > 1 else ()
-        self.trackers = {name: keras.metrics.Mean(name=name) for name in self.logged}
+        self.trackers = {name: replicas.Mean(name=name) for name in self.logged}
         self.step_function = None
 
     # What a page gives.
@@ -168,7 +169,7 @@ class SemiSupervised(keras.Model):
         optimizer stay outside of it. The sum is divided once by the number of replicas, because optimizers sum.
         """
         variables = [variable for network in networks for variable in network.trainable_variables]
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        count = tf.distribute.get_strategy().num_replicas_in_sync
 
         # of the move's own optimizer: the first one's has counted this step already when a second move begins
         probe = optimizer.iterations % self.probe_every == 0 if self.shares else None
@@ -176,7 +177,7 @@ class SemiSupervised(keras.Model):
         def differentiate():
             with tf.GradientTape(persistent=probe is not None) as tape:
                 terms, extras = losses()
-                total = tf.add_n(list(terms.values())) / replicas
+                total = tf.add_n(list(terms.values())) / count
                 scaled = optimizer.scale_loss(total)
             sizes = {}
             if probe is not None:
@@ -187,15 +188,15 @@ class SemiSupervised(keras.Model):
         if self.xla:
             differentiate = tf.function(differentiate, jit_compile=True)
         terms, extras, sizes, gradients = differentiate()
-        together = tf.add_n(list(sizes.values())) if sizes else None
-        for term, size in sizes.items():
-            share = tf.math.divide_no_nan(size, together)  # of this move: other moves teach other networks
-            self.trackers[share_of(term)].update_state(share, sample_weight=tf.cast(probe, tf.float32))
+        together = tf.add_n(list(sizes.values())) if sizes else None  # of this move: others teach other networks
+        shares = {share_of(term): tf.math.divide_no_nan(size, together) for term, size in sizes.items()}
+        for name, share in replicas.mean_of_numbers(shares).items():
+            self.trackers[name].update_state(share, sample_weight=tf.cast(probe, tf.float32))
         gradients = parts.summed(gradients)
         if parts.last():
             optimizer.apply_gradients(zip(gradients, variables, strict=True))
         for network in networks:
-            average_statistics(network)
+            replicas.average_statistics(network)
         return terms, extras
 
     def own_adam(self, head, rate):
@@ -205,8 +206,8 @@ class SemiSupervised(keras.Model):
         return optimizer
 
     def track(self, terms, **watched):
-        """Log the terms and the watched numbers of this step; what train_step returns."""
-        for name, value in {**terms, **watched}.items():
+        """Log the terms and the watched numbers of this step, their means over replicas; what train_step returns."""
+        for name, value in replicas.mean_of_numbers({**terms, **watched}).items():
             self.trackers[name].update_state(value)
         known = {*terms, *watched, *(share_of(term) for term in terms)}
         return {name: self.trackers[name].result() for name in self.logged if name in known}
@@ -239,9 +240,6 @@ class SemiSupervised(keras.Model):
             self.step_function = function
             self.make_train_function(force=True)
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Nothing: all is built already. Keras 3 would sum a batch over replicas here, and fails on booleans."""
-
     def train_step(self, batch):
         return self.step_function(batch) if self.parts == 1 else parts.in_parts(self.step_function, batch, self.parts)
 
@@ -257,17 +255,6 @@ def keep_order():
     CPS, direct mutual teaching and CTT a network could be read while it was moved, and two equal runs would part.
     """
     tf.config.optimizer.set_experimental_options({"dependency_optimization": False})
-
-
-def average_statistics(network):
-    """Give all replicas the mean of their batch-norm statistics, so that every network is equal on all of them."""
-    replica = tf.distribute.get_replica_context()
-    moving = [weight for weight in network.non_trainable_weights if weight.dtype.startswith("float")]
-    if replica is None or replica.num_replicas_in_sync == 1 or not moving:  # a head may have no batch norm
-        return
-    means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.convert_to_tensor(weight) for weight in moving])
-    for weight, mean in zip(moving, means, strict=True):
-        weight.assign(mean)
 
 
 def refuse_equal(networks):
