@@ -90,7 +90,7 @@ def assert_equal_on_replicas(method):
         np.testing.assert_array_equal(first, second, weight.path)
 
 
-def compare(name, strategy, xla=False, **options):
+def compare(name, strategy, xla=False, equal=assert_equal_on_replicas, **options):
     """Two replicas against two halves in turn (these without XLA); then the replicas stay equal for some steps."""
     batch = make_batch(seed=1)
     logged, networks, memories = in_turn(name, batch, **options)
@@ -106,7 +106,7 @@ def compare(name, strategy, xla=False, **options):
     assert np.max(moved) > 0.1  # far above the tolerance: the comparison is of something
     traced = len(traces)
     for seed in range(3):
-        assert_equal_on_replicas(method)
+        equal(method)
         step(method, make_batch(seed=seed))
     assert len(traces) == traced > 0  # a trace serves all steps
 

@@ -26,7 +26,9 @@ def make(training):
         cluster = cluster_of(os.environ)
         refuse_uneven(training, workers_of(cluster.cluster_spec()) * max(1, cluster.num_accelerators()["GPU"]))
         with lost_workers():
-            return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
+        strategy.extended.experimental_enable_get_next_as_optional = False  # or batches have no known size
+        return strategy
     if training.strategy == "tpu":
         return _make_even(training, tf.distribute.TPUStrategy(tpu_of(os.environ)))
     accelerators = tf.config.list_logical_devices("GPU")
@@ -131,8 +133,8 @@ def told_by_slurm(environment):
     index = int(environment["SLURM_PROCID"])
     here = environment.get("SLURMD_NODENAME")
     if len(addresses) != sum(tasks.values()) or here and addresses[index].rpartition(":")[0] != here:
-        raise UserError(f"SLURM's task {index} is not where its list of hosts has it; start all with srun --distribution="
-                        "block, as in launch/slurm.sh")  # fmt: skip
+        raise UserError(f"SLURM's task {index} is not where its list of hosts has it; start all with "
+                        "srun --distribution=block, as in launch/slurm.sh")  # fmt: skip
     return {"worker": addresses}, "worker", index
 
 

@@ -15,7 +15,8 @@ def mean(values):
     replica = others()
     if replica is None or not values:
         return values
-    return replica.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.convert_to_tensor(value) for value in values])
+    # a variable's value is on no device by name, but of one replica in a process the device tells where a mean goes
+    return replica.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.identity(value) for value in values])
 
 
 def mean_of_numbers(numbers):
