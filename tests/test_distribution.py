@@ -2,6 +2,7 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -192,6 +193,24 @@ def draws_of_replicas(name, two_replicas, monkeypatch, differ, **options):
     for term in method.terms:
         first, second = two_replicas.experimental_local_results(logged[term])
         assert (float(first) != float(second)) == differ, term
+
+
+@pytest.mark.parametrize("name", soon("supervised"))
+def test_mixed_precision_on_two_replicas(name, two_replicas):
+    """Finite losses, weights in float32 that are equal on both and move."""
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        method = make_method(name, strategy=two_replicas, rate=0.01, **CONTRACTS[name].shown)
+        before = snapshot(method)
+        logged = [step(method, make_batch(seed=seed)) for seed in range(2)]
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert np.isfinite([list(each.values()) for each in logged]).all()
+    assert_equal_on_replicas(method)
+    for role in CONTRACTS[name].taught_networks:
+        values = snapshot(method)[role]
+        assert {value.dtype for value in values.values()} == {np.dtype("float32")}
+        assert any(not np.array_equal(value, before[role][key]) for key, value in values.items()), role
 
 
 def test_dropout_masks_differ_between_replicas(two_replicas):

@@ -11,10 +11,10 @@ ROOT = Path(tfssl.__file__).parent
 
 # From the ground up. A module may import what stands on a lower line, and its own package; nothing else of ours.
 LAYERS = [
-    ["errors", "kinds", "randomness", "resizing", "strategies", "tables"],
+    ["errors", "kinds", "randomness", "resizing", "tables"],
     ["serve"],  # a command that needs a SavedModel and nothing else of ours
     ["losses", "ema", "mixing", "memory", "heads", "schedules", "config", "optimizers", "checkpoints", "pictures",
-     "figures", "data", "networks", "measures", "protocols", "selection"],
+     "figures", "data", "networks", "measures", "protocols", "selection", "strategies"],
     ["tasks", "report_data", "folders"],
     ["methods"],
     ["runs"],

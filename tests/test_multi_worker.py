@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.contracts import every_method
-from tests.runs_for_tests import SEGFORMER, checkpointed, configuration, table, write_configuration, write_data
+from tests.runs_for_tests import checkpointed, configuration, table, write_configuration, write_data
 from tests.worker_for_tests import PROJECT, free_ports, on_workers
 from tfssl import strategies
 from tfssl.methods import METHODS
@@ -20,6 +20,7 @@ from tfssl.methods import METHODS
 WITHIN = 30  # seconds in which a worker must have noticed that another is gone
 REMEDY = ["_maybe_symbolic_build", "make_train_function"]
 XLA = ("supervised", "mean_teacher")
+SMALL = {"name": "unet", "width": 4, "levels": 1}
 
 
 def tasks_of(names, steps):
@@ -100,7 +101,7 @@ def run(tmp_path):
     """(configuration file, run folder) of a run with memories, stages and exports."""
     method = {"name": "robust_mutual", "prototype_start": "full_pass", "warm_up": 2, "ema_decay": 0.9}
     training = {"steps": 12, "checkpoint_every": 2, "evaluate_every": 6, "log_every": 1, "unlabeled_batch": 4}
-    content = configuration(write_data(tmp_path / "data"), networks=[SEGFORMER], method=method, training=training,
+    content = configuration(write_data(tmp_path / "data"), networks=[SMALL], method=method, training=training,
                             data={"held_out": "held_out.txt"}, export={"saved_model": True, "onnx": True})  # fmt: skip
     return write_configuration(tmp_path / "run.json", content), tmp_path / "run"
 

@@ -1,4 +1,4 @@
-"""Keras's `fit` with several workers: the two things that fail in Keras 3 (its issue 20585), mended here and nowhere else.
+"""Keras's `fit` with several workers: two things fail in Keras 3 (its issue 20585), mended here and nowhere else.
 
 `tests/test_multi_worker.py` trains plain Keras models with each half of the remedy left out, expects them to fail, and
 so tells when a newer Keras needs it no longer.
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 
 class ManyWorkers(keras.Model):
-    """A model whose `fit` works under tf.distribute.MultiWorkerMirroredStrategy, all parts of it being built already."""
+    """A model, all of it built already, whose `fit` works under tf.distribute.MultiWorkerMirroredStrategy."""
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Nothing. Keras would take the sum of a batch over the workers here, and fails, as it does on booleans."""
