@@ -135,7 +135,7 @@ def batches(read=None, **changed):
     return list(paired_stream(source(labeled, unlabeled), **given).as_numpy_iterator())
 
 
-@pytest.mark.parametrize("here", [1, 2])
+@pytest.mark.parametrize("here", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_shares_of_all_workers_are_the_batches(here):
     """Of four replicas, one or two in a process."""
     whole = batches()
