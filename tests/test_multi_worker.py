@@ -36,21 +36,14 @@ def assert_equal_after(steps, one, other):
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """{task as text: [what it returned on worker 0, on worker 1]} of one pair, for the tests that take seconds."""
+    """For the tests that take seconds."""
     tasks = [["plain_keras"], ["plain_keras", REMEDY[0]], ["plain_keras", REMEDY[1]], ["plain_keras", *REMEDY],
              ["shares"], *tasks_of(["supervised"], 5)]  # fmt: skip
     return run_tasks(tmp_path_factory.mktemp("quick"), tasks)
 
 
-@pytest.fixture(scope="module")
-def all_methods(tmp_path_factory):
-    tasks = [*tasks_of([name for name in METHODS if name != "supervised"], 10),
-             *(["in_turn_and_together", name, True] for name in XLA)]  # fmt: skip
-    return run_tasks(tmp_path_factory.mktemp("all"), tasks)
-
-
 def run_tasks(folder, tasks):
-    """What a task returned is told by the test that is about it."""
+    """{task as text: [what it returned on worker 0, on worker 1]} of one pair of processes."""
     returned = on_workers(folder, tasks)
     return {" ".join(map(str, task)): both for task, *both in zip(tasks, *returned, strict=True)}
 
@@ -75,16 +68,13 @@ def test_two_workers_are_two_halves_in_turn(quick):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "supervised"])
-def test_two_workers_are_two_halves_in_turn_in_every_method(name, all_methods):
-    assert all_methods[f"in_turn_and_together {name}"] == [None, None]
-    assert_equal_after(10, *all_methods[f"checksums_after {name} 10"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", XLA)
-def test_the_same_under_xla(name, all_methods):
-    assert all_methods[f"in_turn_and_together {name} True"] == [None, None]
+def test_two_workers_are_two_halves_in_turn_in_every_method(tmp_path):
+    """One test, so that one pair of processes serves all methods; the log of a pair that fails names the task."""
+    names = [name for name in METHODS if name != "supervised"]
+    compiled = [["in_turn_and_together", name, True] for name in XLA]
+    found = run_tasks(tmp_path, [*tasks_of(names, 10), *compiled])
+    for name in names:
+        assert_equal_after(10, *found[f"checksums_after {name} 10"])
 
 
 @pytest.mark.soak
