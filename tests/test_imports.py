@@ -14,7 +14,7 @@ LAYERS = [
     ["errors", "interruptions", "kinds", "randomness", "resizing", "soundness", "tables"],
     ["serve"],  # a command that needs a SavedModel and nothing else of ours
     ["losses", "ema", "mixing", "memory", "heads", "schedules", "config", "optimizers", "checkpoints", "pictures",
-     "figures", "data", "networks", "measures", "protocols", "selection"],
+     "figures", "data", "networks", "measures", "protocols", "selection", "strategies"],
     ["tasks", "report_data", "folders"],
     ["methods"],
     ["runs"],

@@ -191,8 +191,8 @@ def path(tmp_path):
 def spoil_steps(monkeypatch, *steps):
     honest = runs.batches
 
-    def batches(run, start, stop):
-        numbered = honest(run, start, stop).enumerate(start + 1)
+    def batches(run, start, stop, *shares):
+        numbered = honest(run, start, stop, *shares).enumerate(start + 1)
 
         def spoil(number, batch):
             bad = tf.reduce_any(number == tf.constant(steps, tf.int64))

@@ -1,4 +1,4 @@
-"""In the graph that TensorFlow makes of a step, no network is read while it is moved."""
+"""In the graph that TensorFlow makes of a step, no network is read while it is moved; and it makes one graph only."""
 
 import collections
 import re
@@ -77,7 +77,13 @@ def assert_ordered(method):
 
 @every_method
 def test_no_network_is_read_while_it_is_moved(name):
-    assert_ordered(started(name))
+    method, traces = started(name), []
+    train_step = method.train_step
+    method.train_step = lambda batch: traces.append(batch) or train_step(batch)
+    assert_ordered(method)
+    for seed in range(2):
+        step(method, make_batch(seed), traced=True)
+    assert len(traces) == 1  # it serves all steps
 
 
 @pytest.mark.parametrize("options", [{"pairs": 1}, {"pairs": 3}, {"labels_from": "own"}, {"labels_from": "students"}])

@@ -1,5 +1,6 @@
 """What happens beside the steps of `fit`: phases, the log, evaluation, TensorBoard, checkpoints."""
 
+import contextlib
 import math
 import time
 
@@ -7,11 +8,36 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfssl import evaluate, interruptions, pictures, selection
+from tfssl import evaluate, interruptions, pictures, selection, strategies
 from tfssl.errors import UserError
 from tfssl.tables import Table
 
 MOST_IN_A_ROW = 50  # steps that are not finite, before a run that skips them stops
+
+
+class Agreement(keras.callbacks.Callback):
+    """Before all else after a step: whether the run ends there, which several workers find together."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.shared, self.asked = strategies.shared(run.strategy), False
+
+    def on_train_batch_end(self, batch, logs=None):
+        (self.asked,) = self.shared([interruptions.asked()])
+        if self.asked:
+            interruptions.ask()
+
+
+class End(keras.callbacks.Callback):
+    """After all else: the end of a run that has been asked to stop; of several workers when all know of it."""
+
+    def __init__(self, run, agreement):
+        super().__init__()
+        self.alone, self.agreement = strategies.workers(run.strategy) == 1, agreement
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.alone or self.agreement.asked:
+            interruptions.heed()
 
 
 class Phases(keras.callbacks.Callback):
@@ -22,7 +48,8 @@ class Phases(keras.callbacks.Callback):
         self.run, self.batches = run, batches
 
     def on_train_batch_begin(self, batch, logs=None):
-        with interruptions.breakable():  # a pass over the data, which the next start makes again
+        alone = strategies.workers(self.run.strategy) == 1  # or others wait in the middle of it
+        with interruptions.breakable() if alone else contextlib.nullcontext():  # the next start makes it again
             self.run.method.enter(self.run.step, self.batches)
 
 
@@ -75,7 +102,7 @@ class Log(keras.callbacks.Callback):
             return
         astray = f"is not finite, as in {row - 1} steps before it" if row > 1 else "is not finite"
         raise UserError(
-            f"step {step}: {', '.join(what)} {astray}; the checkpoints in {self.run.folder} are kept; "
+            f"step {step}: {', '.join(what)} {astray}; the checkpoints in {self.run.checkpoints.folder} are kept; "
             f"lower training.learning_rate in another --output-dir (now {training.learning_rate:g})"
         )
 
@@ -155,7 +182,7 @@ class Evaluate(keras.callbacks.Callback):
 
 
 class Save(keras.callbacks.Callback):
-    """A checkpoint every so many steps, after the last, and where the process has been asked to stop."""
+    """A checkpoint every so many steps, and after the last."""
 
     def __init__(self, run):
         super().__init__()
@@ -165,7 +192,6 @@ class Save(keras.callbacks.Callback):
         step, training = self.run.step, self.run.settings.training
         if step % training.checkpoint_every == 0 or step == training.steps:
             self.run.checkpoints.save(step)
-        interruptions.heed()
 
 
 def examples_row(run, index):

@@ -90,7 +90,7 @@ class Training(Section):
     checkpoint_every: pydantic.PositiveInt = 200
     evaluate_every: pydantic.PositiveInt = 500
     log_every: pydantic.PositiveInt = 20
-    strategy: Literal["default", "one", "mirrored"] = "default"
+    strategy: Literal["default", "one", "mirrored", "multi_worker", "tpu"] = "default"
     xla: bool | Literal["auto"] = "auto"
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     accumulate: pydantic.PositiveInt = 1

@@ -1,18 +1,23 @@
 """python -m tfssl.fit CONFIG: from one JSON file to a trained, scored, reported and exported network.
 
 The way of the data: configuration -> source -> paired stream -> method over networks -> Keras fit -> scores ->
-pictures and report -> SavedModel and ONNX. The same command again continues a run that was cut.
+pictures and report -> SavedModel and ONNX. The same command again continues a run that was cut. Of several workers
+(strategies.py) all train, and the first does the rest.
 """
 
 import argparse
+import dataclasses
+import json
 import os
 import sys
+import tempfile
+import zlib
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from tfssl import callbacks, config, errors, evaluate, export, folders, interruptions, report, runs
+from tfssl import callbacks, config, errors, evaluate, export, folders, interruptions, report, runs, strategies
 from tfssl.alarms import Alarms
 from tfssl.dry_run import dry_run
 from tfssl.pictures import save_png
@@ -21,13 +26,20 @@ from tfssl.pictures import save_png
 def fit(path, overrides=(), output_dir=None):
     """Run the configuration of a JSON file to its end; the run's folder."""
     settings = runs.resolve(config.load(path, overrides), path)
+    strategy = strategies.make(settings.training)  # before TensorFlow does anything else
+    interruptions.listen()  # several workers: TensorFlow has taken SIGTERM for itself
     folder = Path(output_dir or default_folder(path))
     make_deterministic(settings)
     source = runs.make_source(settings)
     settings = runs.complete(settings, source)
-    run = runs.build(settings, folder, source)
+    run = runs.build(settings, folder, source, strategy)
+    if not strategies.is_chief(strategy):
+        train_along(run)
+        return folder
     with folders.claim(folder, settings), folders.kept_when_unwritable(folder):
+        meet(run)
         restored = run.checkpoints.restore()
+        strategies.refuse_unlike(strategy, run.step, "checkpoint")
         done = restored and run.step == settings.training.steps
         if done and all((folder / name).is_file() for name in ("metrics.json", "report.html")):
             print(f"{folder}: finished before, nothing to train")
@@ -41,6 +53,23 @@ def fit(path, overrides=(), output_dir=None):
         tell_of_nothing_new(run.method, source)
         finish(run, train(run))
     return folder
+
+
+def meet(run):
+    """All workers wait here until the chief has claimed the folder, and must have been given the same configuration."""
+    kept = {key: value for key, value in run.settings.model_dump(mode="json").items()
+            if key not in folders.FREE_TO_CHANGE}  # fmt: skip
+    digest = zlib.crc32(json.dumps(kept, sort_keys=True).encode()) % strategies.LARGEST
+    strategies.refuse_unlike(run.strategy, digest, "configuration")
+
+
+def train_along(run):
+    """What a worker does that is not the chief: the same steps from the same checkpoint; the run's folder it leaves."""
+    meet(run)
+    run.checkpoints.restore()
+    strategies.refuse_unlike(run.strategy, run.step, "checkpoint")
+    with tempfile.TemporaryDirectory() as scratch:
+        train(dataclasses.replace(run, folder=Path(scratch)))
 
 
 def export_what_is_lacking(run):
@@ -84,18 +113,22 @@ def train(run):
     """The steps that are left; how long all of them took."""
     writer = tf.summary.create_file_writer(str(run.folder / "tensorboard"))
     alarms = Alarms(run.folder / "alarms.csv", run.step)
-    log = callbacks.Log(run, writer, alarms)
-    evaluation = callbacks.Evaluate(run, writer, alarms)
-    beside = [callbacks.Phases(run, lambda: runs.batches(run, 0, one_epoch(run))), log, evaluation,
-              callbacks.Save(run)]  # fmt: skip
+    log, chief = callbacks.Log(run, writer, alarms), strategies.is_chief(run.strategy)
+    agreement = callbacks.Agreement(run)
+    beside = [agreement, callbacks.Phases(run, lambda: runs.spread_batches(run, 0, one_epoch(run))), log]
+    evaluation = callbacks.Evaluate(run, writer, alarms) if chief else None
+    if chief:
+        beside += [evaluation, callbacks.Save(run)]
     try:
         with interruptions.whole():
-            evaluation.catch_up()
-            make_steps(run, beside)
+            if chief:
+                evaluation.catch_up()
+            make_steps(run, [*beside, callbacks.End(run, agreement)])
             writer.close()
     except interruptions.Terminated as stop:  # between two steps: in the middle of one nothing is broken off
-        run.checkpoints.save(run.step)
-        stop.told = f"saved after step {run.step}"
+        if chief:
+            run.checkpoints.save(run.step)
+        stop.told = f"saved after step {run.step}" if chief else f"worker 0 saves after step {run.step}"
         raise
     return log.seconds
 
@@ -103,13 +136,14 @@ def train(run):
 def make_steps(run, beside):
     """By Keras's fit; an epoch is what lies between two evaluations."""
     training = run.settings.training
+    verbose = (1 if os.isatty(1) else 2) if strategies.is_chief(run.strategy) else 0
     while run.step < training.steps:  # first what is left of a cut epoch, then all the others at once
         length = min(training.evaluate_every - run.step % training.evaluate_every, training.steps - run.step)
         whole = (training.steps - run.step) // training.evaluate_every if length == training.evaluate_every else 1
         first = run.step // training.evaluate_every
-        data = runs.batches(run, run.step, run.step + whole * length)
+        data = runs.spread_batches(run, run.step, run.step + whole * length)
         run.method.fit(data, initial_epoch=first, epochs=first + whole, steps_per_epoch=length, callbacks=beside,
-                       shuffle=False, verbose=1 if os.isatty(1) else 2)  # fmt: skip
+                       shuffle=False, verbose=verbose)  # fmt: skip
 
 
 def one_epoch(run):
@@ -169,9 +203,10 @@ def main(arguments=None):
                         "tell what they need, stop; no data is read, nothing downloaded or written")  # fmt: skip
     given = parser.parse_args(arguments)
     try:
-        if given.dry_run:
-            dry_run(given.config, given.set)
-        else:
+        with strategies.lost_workers():
+            if given.dry_run:
+                dry_run(given.config, given.set)
+                return
             with interruptions.heeded():
                 fit(given.config, given.set, given.output_dir)
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import signal
 
 STATUS = 128 + signal.SIGTERM
 
-_state = {"asked": False, "breakable": 0}
+_state = {"heeded": False, "asked": False, "breakable": 0}
 
 
 class Terminated(SystemExit):
@@ -27,14 +27,30 @@ def heeded():
     _state.update(asked=False, breakable=0)
     before = signal.signal(signal.SIGTERM, _ask)
     try:
-        with breakable():
+        with _with("heeded", True), breakable():
             yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _ask(*_):
+def listen():
+    """Within `heeded`: hear SIGTERM again, where something else has begun to."""
+    if _state["heeded"]:
+        signal.signal(signal.SIGTERM, _ask)
+
+
+def asked():
+    """Whether the process has been asked to stop."""
+    return _state["asked"]
+
+
+def ask():
+    """Ask it to stop at the next moment that is good for that."""
     _state["asked"] = True
+
+
+def _ask(*_):
+    ask()
     if _state["breakable"] > 0:
         raise Terminated
 

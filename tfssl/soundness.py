@@ -11,6 +11,7 @@ have taken back (TensorFlow shares a value that is read until it is written).
 import contextlib
 import threading
 
+import keras
 import tensorflow as tf
 
 _current = threading.local()  # MirroredStrategy traces each replica in a thread of its own
@@ -62,6 +63,30 @@ def held(variables):
 def put_back(values):
     for variable, value in values:  # of this replica: a mirrored variable cannot be assigned within a condition
         tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=value)
+
+
+def moving_statistics(*networks):
+    """The batch-norm statistics of networks: what a pass in training moves, before any loss is known."""
+    weights = [weight for network in networks for weight in network.non_trainable_weights]
+    return [weight for weight in weights if weight.dtype.startswith("float")]
+
+
+def measures(networks, gradients, extras, optimizer):
+    """{what: a number that is finite if all of it is} of a move, its loss terms aside.
+
+    Sums of squares of gradients: so those count as not finite too, about 1e19, whose square Adam could not hold. An
+    optimizer that scales losses sees to gradients itself.
+    """
+    own = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    squares = [] if own else [tf.nn.l2_loss(gradient) for gradient in gradients if gradient is not None]
+    moving = [tf.reshape(weight, [-1]) for weight in moving_statistics(*networks)]
+    handed = [tf.reduce_sum(tf.cast(value, tf.float32)) for value in tf.nest.flatten(extras)
+              if tf.is_tensor(value) and value.dtype.is_floating]  # fmt: skip
+    return {
+        "gradients": tf.add_n(squares) if squares else 0.0,
+        "batch-norm statistics": tf.reduce_sum(tf.concat(moving, 0)) if moving else 0.0,
+        "memories": tf.add_n(handed) if handed else 0.0,
+    }
 
 
 class Step:

@@ -17,8 +17,12 @@ LABELED, UNLABELED = 1, 2  # the two streams' numbers in the random keys
 
 
 def paired_stream(source, *, seed, start, stop, labeled_batch, unlabeled_batch, strong_views, crop, ignore_index,
-                  weak=None, strong=None):  # fmt: skip
-    """The batches start..stop-1 as a tf.data.Dataset. `weak` and `strong` are arguments of augment's functions."""
+                  weak=None, strong=None, shares=(0, 1, 1)):  # fmt: skip
+    """The batches start..stop-1 as a tf.data.Dataset. `weak` and `strong` are arguments of augment's functions.
+
+    shares: (first, here, all): of each batch, cut into `all` equal shares, the shares from `first` on, so many as
+    `here`, one element each; nothing of the others is read. A whole batch is one share of one.
+    """
     geometry = {**(weak or {}), "crop": tuple(crop), "ignore_index": ignore_index}
     if geometry.get("flip") is None:
         geometry["flip"] = source.flips
@@ -34,10 +38,11 @@ def paired_stream(source, *, seed, start, stop, labeled_batch, unlabeled_batch, 
         views = [augment.strong(image, fold(key, 1 + view), **(strong or {})) for view in range(strong_views)]
         return image, valid, *views
 
-    streams = {"labeled": _stream(source.labeled.count, labeled, [seed, LABELED], start, stop, labeled_batch)}
+    steps = (start, stop, shares)
+    streams = {"labeled": _stream(source.labeled.count, labeled, [seed, LABELED], labeled_batch, *steps)}
     if unlabeled_batch:
         key = [seed, UNLABELED]
-        streams["unlabeled"] = _stream(source.unlabeled.count, unlabeled, key, start, stop, unlabeled_batch)
+        streams["unlabeled"] = _stream(source.unlabeled.count, unlabeled, key, unlabeled_batch, *steps)
     return tf.data.Dataset.zip(streams).prefetch(2)
 
 
@@ -66,10 +71,15 @@ def order(position, count, batch, key):
     return tf.random.experimental.index_shuffle(position % epoch_length, seed=seed, max_index=count - 1)
 
 
-def _stream(count, load, key, start, stop, batch):
-    def example(position):
+def _stream(count, load, key, batch, start, stop, shares):
+    first, here, of_all = shares
+    share = batch // of_all
+    made = share * here  # of each batch
+
+    def example(number):
+        position = number // made * batch + first * share + number % made
         return load(order(position, count, batch, key), fold(fold(tf.constant(key, tf.int32), 1), position))
 
-    positions = tf.data.Dataset.range(start * batch, stop * batch)
-    loaded = positions.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return loaded.batch(batch, drop_remainder=True)
+    numbers = tf.data.Dataset.range(start * made, stop * made)
+    loaded = numbers.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return loaded.batch(share, drop_remainder=True)
