@@ -23,6 +23,22 @@ class Phases(keras.callbacks.Callback):
         self.run.method.enter(self.run.step, self.batches)
 
 
+class Faults(keras.callbacks.Callback):
+    """Stops before anything is written of a batch that lacks a file which may not be passed over."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run, self.faults = run, run.source.faults
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.faults.step = self.run.step
+        self.faults.refuse()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.faults.step = self.run.step
+        self.faults.refuse()
+
+
 class Log(keras.callbacks.Callback):
     """history.csv and TensorBoard: the mean of every term since the last row. Stops when a loss is not finite."""
 
@@ -108,7 +124,8 @@ class Evaluate(keras.callbacks.Callback):
         with self.writer.as_default(step):
             for name, value in row.items():
                 tf.summary.scalar(f"evaluation/{name}", value)
-            tf.summary.image("prediction", examples_row(self.run, 0)[0][None])
+            shown = self.run.source.validation.usable()[0]
+            tf.summary.image("prediction", examples_row(self.run, shown)[0][None])
 
 
 class Save(keras.callbacks.Callback):

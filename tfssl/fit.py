@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from tfssl import callbacks, config, errors, evaluate, export, folders, report, runs
+from tfssl import callbacks, config, data_of_run, errors, evaluate, export, folders, report, runs
 from tfssl.alarms import Alarms
 from tfssl.dry_run import dry_run
 from tfssl.pictures import save_png
@@ -23,7 +23,7 @@ def fit(path, overrides=(), output_dir=None):
     settings = runs.resolve(config.load(path, overrides), path)
     folder = Path(output_dir or default_folder(path))
     make_deterministic(settings)
-    source = runs.make_source(settings)
+    source = data_of_run.make_source(settings, folder)
     settings = runs.complete(settings, source)
     run = runs.build(settings, folder, source)
     with folders.claim(folder, settings):
@@ -33,6 +33,7 @@ def fit(path, overrides=(), output_dir=None):
             print(f"{folder}: finished before, nothing to train")
             export_what_is_lacking(run)
             return folder
+        data_of_run.hold(run, restored)
         if restored:
             print(f"{folder}: going on after step {run.step} of {settings.training.steps}")
         print(f"{settings.training.steps} steps on {source.labeled.count} labeled and {source.unlabeled.count} "
@@ -86,7 +87,7 @@ def train(run):
     writer = tf.summary.create_file_writer(str(run.folder / "tensorboard"))
     alarms = Alarms(run.folder / "alarms.csv", run.step)
     log = callbacks.Log(run, writer, alarms)
-    beside = [callbacks.Phases(run, lambda: runs.batches(run, 0, one_epoch(run))), log,
+    beside = [callbacks.Faults(run), callbacks.Phases(run, lambda: runs.batches(run, 0, one_epoch(run))), log,
               callbacks.Evaluate(run, writer, alarms), callbacks.Save(run)]  # fmt: skip
     while run.step < training.steps:  # first what is left of a cut epoch, then all the others at once
         length = min(training.evaluate_every - run.step % training.evaluate_every, training.steps - run.step)
@@ -117,7 +118,8 @@ def finish(run, seconds):
     facts = {"steps": run.step, "shipped_step": runs.shipped_step(run), "seconds": round(seconds, 1),
              "method": settings.method.name}  # fmt: skip
     reported = networks[run.reported]
-    metrics = {**reported, **facts, "images": run.source.validation.count, "protocol": settings.evaluation.protocol,
+    images = len(run.source.validation.usable())
+    metrics = {**reported, **facts, "images": images, "protocol": settings.evaluation.protocol,
                "data": export.data_facts(run.source),
                "networks": {role: {**score, **facts} for role, score in networks.items()}}  # fmt: skip
     folders.write_json(folder / "metrics.json", metrics)
@@ -126,7 +128,9 @@ def finish(run, seconds):
         exports = export.export_run(run)
     finally:  # an export that is refused takes neither scores nor pictures with it
         page = report.write(folder)
-    print(f"{run.task.summary(reported)} on {run.source.validation.count} validation images")
+    if bad := len(run.source.faults.since):
+        print(f"{bad} file(s) that became bad in training were passed over: {folder / 'bad_files.csv'}")
+    print(f"{run.task.summary(reported)} on {images} validation images")
     announce(page, exports)
 
 
@@ -139,9 +143,10 @@ def draw_examples(run):
     """pictures/example_00.png ...: image, truth, prediction and confidence, spread over the validation data."""
     folder = run.folder / "pictures"
     folder.mkdir(exist_ok=True)
-    count = min(run.settings.evaluation.pictures, run.source.validation.count)
+    usable = run.source.validation.usable()
+    count = min(run.settings.evaluation.pictures, len(usable))
     for number in range(count):
-        row, _ = callbacks.examples_row(run, number * run.source.validation.count // count)
+        row, _ = callbacks.examples_row(run, usable[number * len(usable) // count])
         save_png(folder / f"example_{number:02d}.png", row)
 
 
