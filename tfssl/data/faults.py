@@ -4,12 +4,14 @@ A file is bad from a step on, which is written into the run's bad_files.csv. A b
 seed, its number and that list, so that a run that is continued sees the batches it would have seen.
 """
 
+import csv
 import math
+import os
 import sys
 import threading
 
 from tfssl.errors import UserError
-from tfssl.tables import Table, read_table
+from tfssl.tables import read_table
 
 TABLE, COLUMNS = "bad_files.csv", ("step", "file", "problem")
 
@@ -25,14 +27,16 @@ class Faults:
         self.limit = limit if on_bad_file == "skip" else 0
         self.skips = on_bad_file == "skip"
         self.since, self.step, self.folder, self.stopped = {}, 0, None, None
-        self.table, self.lock = None, threading.Lock()
+        self.problems, self.lock = {}, threading.Lock()
 
     def begin(self, folder, step=None):
         """Keep the list in a run's folder: go on at a step with the one there, or begin a list."""
         self.folder, self.step = folder, step or 0
         if step is None:
             (folder / TABLE).unlink(missing_ok=True)
-        self.since = {row["file"]: int(row["step"]) for row in read_table(folder / TABLE)}
+        rows = read_table(folder / TABLE)
+        self.since = {row["file"]: int(row["step"]) for row in rows}
+        self.problems = {row["file"]: row["problem"] for row in rows}
 
     def is_bad(self, file, step):
         return self.since.get(file, math.inf) <= step
@@ -47,9 +51,12 @@ class Faults:
             if not known and len(self.since) >= self.limit:
                 self.stopped = UserError(self._why(file, problem, step))
                 return
-            self.since[file] = min(step, self.since.get(file, step))
+            self.since[file] = step  # or earlier than another thread found it
+            self.problems.setdefault(file, problem)
+            self._write()
             if not known:
-                self._tell(file, problem, step)
+                print(f"\nwarning: step {step}: {file} {problem}; passed over from here on ({len(self.since)} of "
+                      f"{self.limit} that data.bad_files_limit allows)", file=sys.stderr, flush=True)  # fmt: skip
 
     def stop(self, problem):
         """There is nothing to pass over to."""
@@ -70,13 +77,16 @@ class Faults:
                 f"bad_files_limit {self.limit}){kept}; bring the files back as they were and give the same command, or "
                 "raise the limit")  # fmt: skip
 
-    def _tell(self, file, problem, step):
-        print(f"\nwarning: step {step}: {file} {problem}; passed over from here on ({len(self.since)} of "
-              f"{self.limit} that data.bad_files_limit allows)", file=sys.stderr, flush=True)  # fmt: skip
+    def _write(self):
+        """The list as a whole, at most as long as the limit."""
         if self.folder is None:
             return
+        partial = self.folder / f".{TABLE}.partial"
         try:
-            self.table = self.table or Table(self.folder / TABLE, COLUMNS, math.inf)
-            self.table.add({"step": step, "file": file, "problem": problem})
+            with open(partial, "w", newline="", encoding="utf-8") as file:
+                rows = csv.writer(file)
+                rows.writerow(COLUMNS)
+                rows.writerows((step, name, self.problems[name]) for name, step in self.since.items())
+            os.replace(partial, self.folder / TABLE)
         except OSError as error:
             self.stopped = UserError(f"{self.folder / TABLE}: cannot be written ({error.strerror})")

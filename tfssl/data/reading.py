@@ -81,8 +81,9 @@ class Files:
             return turn + 1, index, *self.read(index, step)
 
         def others():
-            state = [tf.constant(1, tf.int64), index, contents, good]
-            return tf.while_loop(lambda turn, index, contents, good: ~good, next_one, state)[1:3]
+            state = (tf.constant(1, tf.int64), index, contents, good)
+            _, found, its_contents, _ = tf.while_loop(lambda *state: ~state[-1], next_one, state)
+            return found, its_contents
 
         return tf.cond(good, lambda: (index, contents), others)
 
