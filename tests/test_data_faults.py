@@ -80,7 +80,7 @@ FAULTS = {  # how a file becomes bad: what is said of it
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
     "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-30]), "is corrupt or cut short"),
     "rotten": (same_size_same_time, "is corrupt or cut short"),
-    "another picture": (other_pixel, "is not what it was when the run began"),
+    "another picture": (other_pixel, "is not what it was when it was checked"),
     "text": (lambda path: path.write_text("hello"), "is n"),  # "either a JPEG nor a PNG", or "ot a PNG"
     "a folder": (replaced(Path.mkdir), "is not a file any more"),
     "a link to nothing": (replaced(lambda path: path.symlink_to("nowhere")), "is not there any more"),
@@ -225,13 +225,18 @@ def test_beside_the_stream(root, capsys):
     """Pictures of the report and the like: an error that names the file; in passing over all of a set, one less."""
     source = load(root)
     (root / "labels/16.png").unlink()
-    with pytest.raises(UserError, match="^16.png with labels/16.png: cannot be used any more"):
+    with pytest.raises(UserError, match="^labels/16.png: is not there any more; bring it back as it was"):
         source.validation.label(0)
-    assert "labels/16.png is not there any more; passed over" in capsys.readouterr().err
     signature = [tf.TensorSpec([], tf.int64)]
-    read = tf.function(lambda index: source.validation.image(index)[0, 0, 0], input_signature=signature)
-    assert [int(found) for found in source.validation.each(lambda n: read(tf.constant(n, tf.int64)))] == [17]
+    read = tf.function(lambda index: (source.validation.image(index)[0, 0, 0], source.validation.label(index)[0, 0]),
+                       input_signature=signature)  # fmt: skip
+    found = list(source.validation.each(lambda n: read(tf.constant(n, tf.int64))))
+    assert "labels/16.png is not there any more; passed over" in capsys.readouterr().err
+    assert [(int(image), int(label)) for image, label in found] == [(17, 17 % 3)]
     assert source.validation.usable() == [1]
+    sound = source.sound().validation
+    assert sound.names == ("17.png",) and sound.lines == ("17.png\tlabels/17.png",)
+    assert sound.image(0)[0, 0, 0] == 17 and sound.label(0)[0, 0] == 17 % 3
     source.faults.stopped = UserError("the limit")
     with pytest.raises(UserError, match="the limit"):
         list(source.validation.each(lambda n: n))

@@ -7,6 +7,7 @@ pictures and report -> SavedModel and ONNX. The same command again continues a r
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -125,7 +126,7 @@ def finish(run, seconds):
     folders.write_json(folder / "metrics.json", metrics)
     draw_examples(run)
     try:
-        exports = export.export_run(run)
+        exports = export.export_run(replace(run, source=run.source.sound()))
     finally:  # an export that is refused takes neither scores nor pictures with it
         page = report.write(folder)
     if bad := len(run.source.faults.since):

@@ -72,8 +72,8 @@ def denoising(
 
         if folder:
             rows = [(files[number],) for number in chosen]
-            image = lambda contents, index: noisy(_decoded(contents), index)  # noqa: E731
-            label = (lambda contents, index: _decoded(contents)) if with_labels else None
+            image = lambda content, index: noisy(_decoded(content), index)  # noqa: E731
+            label = (lambda content, index: _decoded(content)) if with_labels else None
             return of_files(called, Files(rows, faults, image, label), called)
         return Examples(called, lambda index: noisy(read(tf.gather(chosen, index)), index),
                         (lambda index: read(tf.gather(chosen, index))) if with_labels else None)  # fmt: skip
@@ -132,5 +132,5 @@ def _files(folder, faults):
     return used, tuple(sorted(names - {file.name for file in used}))
 
 
-def _decoded(contents):
-    return tf.ensure_shape(tf.cast(decode_image(contents[0]), tf.float32), [None, None, 3])
+def _decoded(content):
+    return tf.ensure_shape(tf.cast(decode_image(content), tf.float32), [None, None, 3])

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import tensorflow as tf
 
@@ -42,6 +42,19 @@ class Examples:
         """The indices of those that are not known to have become bad."""
         return [index for index in range(self.count) if self.files is None or self.files.good(index)]
 
+    def sound(self):
+        """Those examples alone that are not known to have become bad."""
+        kept = self.usable()
+        if len(kept) == self.count:
+            return self
+
+        def of_kept(function):
+            return function and (lambda index: function(tf.gather(tf.constant(kept, tf.int64), index)))
+
+        lines = self.lines and tuple(self.lines[index] for index in kept)
+        names = tuple(self.names[index] for index in kept)
+        return Examples(names, of_kept(self.image), of_kept(self.label), lines)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -74,6 +87,10 @@ class Source:
         """{name: Examples} of those there are."""
         names = ("labeled", "unlabeled", "validation", "held_out", "test")
         return {name: examples for name in names if (examples := getattr(self, name)) is not None}
+
+    def sound(self):
+        """The source of those examples alone that are not known to have become bad."""
+        return replace(self, **{name: examples.sound() for name, examples in self.sets.items()})
 
 
 def look(examples, number, classes, ignore_index):

@@ -47,8 +47,6 @@ def decode_label(contents):
 
     Not TensorFlow's decoder: it returns a palette PNG's luminance in place of its index.
     """
-    if isinstance(contents, np.ndarray):  # how numpy_function hands over a string outside of a graph
-        contents = contents.item()
     with Image.open(io.BytesIO(contents)) as label:
         return np.asarray(label, np.int32)
 

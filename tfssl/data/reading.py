@@ -18,8 +18,10 @@ from tfssl.data.faults import TABLE
 from tfssl.data.files import MOST_BYTES, decode_image, decode_label, inspect
 from tfssl.errors import UserError
 
+IMAGE, LABEL = slice(0, 1), slice(-1, None)  # of a row; the same file where a label is made of its image
 # What stands in for a file where a run is about to stop: one black pixel, which is class 0.
-STAND_IN = tf.io.encode_png(np.zeros([1, 1, 1], np.uint8)).numpy()
+STAND_IN = {"image": tf.io.encode_png(np.zeros([1, 1, 1], np.uint8)).numpy(), "label": np.zeros([1, 1], np.int32)}
+TYPES = {"image": (tf.string, []), "label": (tf.int32, [None, None])}
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class File:
                     return None, "is not a file any more"
                 if status.st_size > MOST_BYTES:
                     return None, f"has become {status.st_size} bytes long"
-                contents = file.read(MOST_BYTES + 1)
+                contents = file.read(status.st_size)
         except FileNotFoundError:
             return None, "is not there any more"
         except IsADirectoryError:
@@ -53,52 +55,52 @@ class File:
             return None, f"cannot be read any more ({error.strerror})"
         if len(contents) == self.size and zlib.crc32(contents) == self.crc32:
             return contents, None
-        return None, inspect(contents, self.role).problem or "is not what it was when the run began"
+        return None, inspect(contents, self.role).problem or "is not what it was when it was checked"
 
 
 class Files:
     """The files of a set of examples: `rows`, of each its image and, where there are labels, its label.
 
-    image(contents, index), label(contents, index): functions of the graph that decode the bytes of one example,
-    contents being string [1] or [2].
+    image(content, index), label(content, index): functions of the graph, of what is read of the first file and of the
+    last: of an image its bytes, string [], of a label its values, int32 [h, w].
     """
 
     def __init__(self, rows, faults, image, label=None):
         self.rows, self.faults, self.image, self.label = rows, faults, image, label
 
-    def read(self, index, step):
-        """(contents, whether all of them are good) of an example, for the batch of a step; index and step int64."""
-        contents, good = tf.numpy_function(self._read, [index, step], [tf.string, tf.bool], stateful=False)
-        return tf.ensure_shape(contents, [len(self.rows[0])]), tf.ensure_shape(good, [])
+    def first_good(self, place, position, step):
+        """(index, what is read of each file) of the example place(position, 0) or, where that is bad, of the first that
+        is good of place(position, 1), place(position, 2) ..., for the batch of a step; all int64.
 
-    def first_good(self, place, step):
-        """(index, contents) of the example place(0) or, where that is bad, of the first of place(1), place(2) ..."""
-        index = place(0)
-        contents, good = self.read(index, step)
+        The others are looked for outside of the graph, which would pay for a loop in it with every good file too.
+        """
 
-        def next_one(turn, index, contents, good):
-            index = place(turn)
-            return turn + 1, index, *self.read(index, step)
+        def search(index, position, step):
+            contents, good, turn = *self._read(index, step), 0
+            while not good:
+                turn += 1
+                index = place(tf.constant(position, tf.int64), tf.constant(turn, tf.int64)).numpy()
+                contents, good = self._read(index, step)
+            return index, *contents
 
-        def others():
-            state = (tf.constant(1, tf.int64), index, contents, good)
-            _, found, its_contents, _ = tf.while_loop(lambda *state: ~state[-1], next_one, state)
-            return found, its_contents
+        types, shapes = zip((tf.int64, []), *(TYPES[file.role] for file in self.rows[0]), strict=True)
+        read = tf.numpy_function(search, [place(position, 0), position, step], types, stateful=False)
+        index, *contents = map(tf.ensure_shape, read, shapes)
+        return index, contents
 
-        return tf.cond(good, lambda: (index, contents), others)
-
-    def one(self, index):
-        """The contents of an example beside the stream. Where it is bad: outside of a graph a UserError, inside of one
-        a stand-in, and `good` tells."""
+    def one(self, index, which):
+        """What is read of the IMAGE or the LABEL of an example, beside the stream. Where it is bad: outside of a graph
+        a UserError, inside of one a stand-in, and `good` tells."""
         if tf.executing_eagerly():
-            contents, good = self._read(int(index), self.faults.step)
-            if not (good and self.good(int(index))):
-                names = " with ".join(file.name for file in self.rows[int(index)])
-                raise UserError(f"{names}: cannot be used any more, see above; bring it back as it was")
-            return tf.constant(contents)
-        index = tf.cast(index, tf.int64)
-        contents, _ = tf.numpy_function(self._read_now, [index], [tf.string, tf.bool], stateful=False)
-        return tf.ensure_shape(contents, [len(self.rows[0])])
+            (file,) = self.rows[int(index)][which]
+            content, problem = file.read()
+            if problem:
+                raise UserError(f"{file.name}: {problem}; bring it back as it was")
+            return tf.constant(_values(content, file))
+        kind, shape = TYPES[self.rows[0][which][0].role]
+        read = tf.numpy_function(lambda index: self._read(index, self.faults.step, which)[0][0],
+                                 [tf.cast(index, tf.int64)], kind, stateful=False)  # fmt: skip
+        return tf.ensure_shape(read, shape)
 
     def good(self, index):
         """Whether an example that was read could be used; a UserError where the run must stop."""
@@ -108,15 +110,13 @@ class Files:
     def _is_bad(self, index, step):
         return any(self.faults.is_bad(file.name, step) for file in self.rows[index])
 
-    def _read_now(self, index):
-        return self._read(index, self.faults.step)
-
-    def _read(self, index, step):
+    def _read(self, index, step, which=slice(None)):
+        """(what is read of each file, whether all of them are good) of an example, for the batch of a step."""
         index, step = int(index), int(step)
-        row, contents = self.rows[index], []
-        nothing = np.array([STAND_IN] * len(row), object)
+        row, contents = self.rows[index][which], []
+        nothing = [STAND_IN[file.role] for file in row]
         if self.faults.stopped:
-            return nothing, np.bool_(True)
+            return nothing, True
         bad = self._is_bad(index, step)
         for file in row if not bad else ():
             content, problem = file.read()
@@ -124,16 +124,20 @@ class Files:
                 self.faults.found(file.name, problem, step)
                 bad = True
                 break
-            contents.append(content)
+            contents.append(_values(content, file))
         if not bad:
-            return np.array(contents, object), np.bool_(True)
+            return contents, True
         if len(self.rows) <= len(self.faults.since) and all(map(self._is_listed, self.rows)):
             self.faults.stop(f"step {step}: no example is left in the set of {row[0].name}: all are in {TABLE}; bring "
                              "the files back and begin anew in another --output-dir")  # fmt: skip
-        return nothing, np.bool_(self.faults.stopped is not None)
+        return nothing, self.faults.stopped is not None
 
     def _is_listed(self, row):
         return any(file.name in self.faults.since for file in row)
+
+
+def _values(content, file):
+    return decode_label(content) if file.role == "label" else content
 
 
 def examples_of(pairs, files, faults, size):
@@ -141,15 +145,13 @@ def examples_of(pairs, files, faults, size):
     meanings = list(dict.fromkeys(pair.values or CLASSES for pair in pairs))  # two where labels are of two kinds
     which = [meanings.index(pair.values or CLASSES) for pair in pairs]
 
-    def image(contents, index):
-        pixels = decode_image(contents[0])
+    def image(content, index):
+        pixels = decode_image(content)
         if size is None:
             return tf.ensure_shape(tf.cast(pixels, tf.float32), [None, None, 3])
         return tf.ensure_shape(tf.image.resize(pixels, size, "bilinear", antialias=True), [*size, 3])
 
-    def label(contents, index):
-        indices = tf.numpy_function(decode_label, [contents[1]], tf.int32, stateful=False)
-        indices = tf.ensure_shape(indices, [None, None])
+    def label(indices, index):
         return indices if meanings == [CLASSES] else tf.gather(tf.gather(meanings, tf.gather(which, index)), indices)
 
     labeled = pairs[0].label is not None
@@ -161,9 +163,9 @@ def of_files(names, files, lines=None):
     """The Examples of Files."""
 
     def image(index):
-        return files.image(files.one(index), index)
+        return files.image(files.one(index, IMAGE), index)
 
     def label(index):
-        return files.label(files.one(index), index)
+        return files.label(files.one(index, LABEL), index)
 
     return Examples(names, image, label if files.label else None, lines, files)

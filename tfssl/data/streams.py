@@ -27,13 +27,13 @@ def paired_stream(source, *, seed, start, stop, labeled_batch, unlabeled_batch, 
     if geometry.get("flip") is None:
         geometry["flip"] = source.flips
 
-    def labeled(place, step, key):
-        image, label = load(source.labeled, place, step)
+    def labeled(place, position, step, key):
+        image, label = load(source.labeled, place, position, step)
         image, label, _ = augment.weak(image, like_image(label, image), key, **geometry)
         return image, label
 
-    def unlabeled(place, step, key):
-        image, _ = load(source.unlabeled, place, step, with_label=False)
+    def unlabeled(place, position, step, key):
+        image, _ = load(source.unlabeled, place, position, step, with_label=False)
         image, _, valid = augment.weak(image, None, key, **geometry)
         views = [augment.strong(image, fold(key, 1 + view), **(strong or {})) for view in range(strong_views)]
         return image, valid, *views
@@ -45,14 +45,15 @@ def paired_stream(source, *, seed, start, stop, labeled_batch, unlabeled_batch, 
     return tf.data.Dataset.zip(streams).prefetch(2)
 
 
-def load(examples, place, step, with_label=True):
-    """(image, label or None) of the example place(0) or, where its files have become bad, place(1), place(2) ..."""
+def load(examples, place, position, step, with_label=True):
+    """(image, label or None) of the example place(position, 0) or, where its files have become bad, place(position, 1),
+    place(position, 2) ..."""
     files = examples.files
     if files is None:
-        index = place(0)
+        index = place(position, 0)
         return examples.image(index), examples.label(index) if with_label else None
-    index, contents = files.first_good(place, step)
-    return files.image(contents, index), files.label(contents, index) if with_label else None
+    index, contents = files.first_good(place, position, step)
+    return files.image(contents[0], index), files.label(contents[-1], index) if with_label else None
 
 
 def like_image(label, image):
@@ -89,11 +90,11 @@ def order(position, count, batch, key, turn=0):
 
 
 def _stream(count, prepare, key, start, stop, batch):
-    def example(position):
-        def place(turn):
-            return order(position, count, batch, key, turn)
+    def place(position, turn):
+        return order(position, count, batch, key, turn)
 
-        return prepare(place, position // batch + 1, fold(fold(tf.constant(key, tf.int32), 1), position))
+    def example(position):
+        return prepare(place, position, position // batch + 1, fold(fold(tf.constant(key, tf.int32), 1), position))
 
     positions = tf.data.Dataset.range(start * batch, stop * batch)
     loaded = positions.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
