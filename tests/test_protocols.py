@@ -1,6 +1,5 @@
 """The evaluation protocols against slow NumPy versions, and the measures against what can be counted by hand."""
 
-
 import numpy as np
 import pytest
 import tensorflow as tf

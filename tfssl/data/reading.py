@@ -1,7 +1,7 @@
 """Files read in the middle of a run: each is compared with what it was when it was checked, then decoded.
 
 What is unchanged can be decoded, since the check did so; so a file that is cut short, of too many pixels or gone is
-found before a decoder sees it. The checksum costs some 1 % of decoding.
+found before a decoder sees it. The checksum costs some 1 % of decoding a photograph; see docs/design.md for the whole.
 """
 
 import os
