@@ -55,7 +55,7 @@ def test_the_run_folder_is_complete(finished):
     _, folder = finished
     names = {path.name for path in folder.iterdir()}
     assert names == {"config.json", "history.csv", "evaluations.csv", "metrics.json", "checkpoints", "tensorboard",
-                     "alarms.csv", "pseudo_labels.csv", "report.html", "pictures", "export"}  # fmt: skip
+                     "alarms.csv", "pseudo_labels.csv", "report.html", "pictures", "export", "data.json"}  # fmt: skip
     assert (folder / "export" / "saved_model" / "1" / "saved_model.pb").is_file()
     assert (folder / "export" / "onnx" / "1" / "model.onnx").is_file()
     assert {path.name for path in (folder / "pictures").iterdir()} == {"example_00.png", "example_01.png"}

@@ -18,7 +18,7 @@ LAYERS = [
     ["tasks", "report_data", "folders"],
     ["methods"],
     ["runs"],
-    ["alarms", "evaluate", "export", "report", "predict", "datasheet", "dry_run"],
+    ["alarms", "evaluate", "export", "report", "predict", "datasheet", "dry_run", "data_of_run"],
     ["callbacks", "compare"],
     ["fit"],
 ]  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.contracts import every_method
-from tests.runs_for_tests import checkpointed, configuration, table, write_configuration, write_data
+from tests.runs_for_tests import checkpointed, configuration, image_name, table, write_configuration, write_data
 from tests.worker_for_tests import PROJECT, free_ports, on_workers
 from tfssl import strategies
 from tfssl.methods import METHODS
@@ -204,6 +204,18 @@ def test_sigterm_of_the_chief_while_it_scores(run, started):
     pair[0].terminate()
     assert [process.wait(WITHIN) for process in pair] in ([143, 138], [143, 143])
     assert checkpointed(folder, int(table(folder / "history.csv")[-1]["step"]))
+
+
+@pytest.mark.slow
+def test_a_file_that_one_worker_cannot_use_ends_both(run, started, tmp_path):
+    path, folder = run
+    pair = both_terminals(started, path, folder, "--set", "training.steps=100000")
+    wait_for_row(folder, 3, pair)
+    (tmp_path / "data" / image_name(0)).unlink()
+    assert [process.wait(WITHIN) for process in pair] == [2, 2]
+    said = [last_line(folder, index) for index in range(2)]
+    assert any(image_name(0) in line for line in said)
+    assert all(line.startswith("error: step ") for line in said)
 
 
 SRUN = """#!/bin/sh

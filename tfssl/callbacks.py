@@ -16,14 +16,25 @@ MOST_IN_A_ROW = 50  # steps that are not finite, before a run that skips them st
 
 
 class Agreement(keras.callbacks.Callback):
-    """Before all else after a step: whether the run ends there, which several workers find together."""
+    """Before all else after a step: whether the run ends there, because its batch lacks a file that may not be passed
+    over, of which nothing is written, or because it was asked to. Several workers find that together."""
 
     def __init__(self, run):
         super().__init__()
-        self.shared, self.asked = strategies.shared(run.strategy), False
+        self.run, self.faults, self.asked = run, run.source.faults, False
+        self.alone, self.shared = strategies.workers(run.strategy) == 1, strategies.shared(run.strategy)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.faults.step = self.run.step
+        if self.alone:
+            self.faults.refuse()
 
     def on_train_batch_end(self, batch, logs=None):
-        (self.asked,) = self.shared([interruptions.asked()])
+        self.faults.step = self.run.step
+        refused, self.asked = self.shared([self.faults.stopped is not None, interruptions.asked()])
+        self.faults.refuse()
+        if refused:
+            raise UserError(f"step {self.run.step}: another worker cannot use its data, and says why")
         if self.asked:
             interruptions.ask()
 
@@ -31,12 +42,12 @@ class Agreement(keras.callbacks.Callback):
 class End(keras.callbacks.Callback):
     """After all else: the end of a run that has been asked to stop; of several workers when all know of it."""
 
-    def __init__(self, run, agreement):
+    def __init__(self, agreement):
         super().__init__()
-        self.alone, self.agreement = strategies.workers(run.strategy) == 1, agreement
+        self.agreement = agreement
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.alone or self.agreement.asked:
+        if self.agreement.alone or self.agreement.asked:
             interruptions.heed()
 
 
@@ -178,7 +189,8 @@ class Evaluate(keras.callbacks.Callback):
         with self.writer.as_default(step):
             for name, value in row.items():
                 tf.summary.scalar(f"evaluation/{name}", value)
-            tf.summary.image("prediction", examples_row(self.run, 0)[0][None])
+            shown = self.run.source.validation.usable()[0]
+            tf.summary.image("prediction", examples_row(self.run, shown)[0][None])
 
 
 class Save(keras.callbacks.Callback):

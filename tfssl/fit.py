@@ -17,8 +17,21 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from tfssl import callbacks, config, errors, evaluate, export, folders, interruptions, report, runs, strategies
+from tfssl import (
+    callbacks,
+    config,
+    data_of_run,
+    errors,
+    evaluate,
+    export,
+    folders,
+    interruptions,
+    report,
+    runs,
+    strategies,
+)
 from tfssl.alarms import Alarms
+from tfssl.data import manifest
 from tfssl.dry_run import dry_run
 from tfssl.pictures import save_png
 
@@ -30,7 +43,7 @@ def fit(path, overrides=(), output_dir=None):
     interruptions.listen()  # several workers: TensorFlow has taken SIGTERM for itself
     folder = Path(output_dir or default_folder(path))
     make_deterministic(settings)
-    source = runs.make_source(settings)
+    source = data_of_run.make_source(settings, folder)
     settings = runs.complete(settings, source)
     run = runs.build(settings, folder, source, strategy)
     if not strategies.is_chief(strategy):
@@ -45,6 +58,7 @@ def fit(path, overrides=(), output_dir=None):
             print(f"{folder}: finished before, nothing to train")
             export_what_is_lacking(run)
             return folder
+        data_of_run.hold(run, restored)
         if restored:
             print(f"{folder}: going on after step {run.step} of {settings.training.steps}")
         print(f"{settings.training.steps} steps on {source.labeled.count} labeled and {source.unlabeled.count} "
@@ -56,18 +70,22 @@ def fit(path, overrides=(), output_dir=None):
 
 
 def meet(run):
-    """All workers wait here until the chief has claimed the folder, and must have been given the same configuration."""
+    """All workers wait here until the chief has claimed the folder; configuration and data must be the same for all."""
+    if strategies.workers(run.strategy) == 1:
+        return
     kept = {key: value for key, value in run.settings.model_dump(mode="json").items()
             if key not in folders.FREE_TO_CHANGE}  # fmt: skip
     digest = zlib.crc32(json.dumps(kept, sort_keys=True).encode()) % strategies.LARGEST
     strategies.refuse_unlike(run.strategy, digest, "configuration")
+    strategies.refuse_unlike(run.strategy, int(manifest.digest(run.source), 16) % strategies.LARGEST, "set of data")
 
 
 def train_along(run):
     """What a worker does that is not the chief: the same steps from the same checkpoint; the run's folder it leaves."""
     meet(run)
-    run.checkpoints.restore()
+    restored = run.checkpoints.restore()
     strategies.refuse_unlike(run.strategy, run.step, "checkpoint")
+    run.source.faults.begin(run.folder, run.step if restored else None, writes=False)
     with tempfile.TemporaryDirectory() as scratch:
         train(dataclasses.replace(run, folder=Path(scratch)))
 
@@ -123,7 +141,7 @@ def train(run):
         with interruptions.whole():
             if chief:
                 evaluation.catch_up()
-            make_steps(run, [*beside, callbacks.End(run, agreement)])
+            make_steps(run, [*beside, callbacks.End(agreement)])
             writer.close()
     except interruptions.Terminated as stop:  # between two steps: in the middle of one nothing is broken off
         if chief:
@@ -164,16 +182,19 @@ def finish(run, seconds):
     facts = {"steps": run.step, "shipped_step": runs.shipped_step(run), "seconds": round(seconds, 1),
              "method": settings.method.name}  # fmt: skip
     reported = networks[run.reported]
-    metrics = {**reported, **facts, "images": run.source.validation.count, "protocol": settings.evaluation.protocol,
+    images = len(run.source.validation.usable())
+    metrics = {**reported, **facts, "images": images, "protocol": settings.evaluation.protocol,
                "evaluation": settings.evaluation.model_dump(mode="json"), "data": export.data_facts(run.source),
                "networks": {role: {**score, **facts} for role, score in networks.items()}}  # fmt: skip
     folders.write_json(folder / "metrics.json", metrics)
     draw_examples(run)
     try:
-        exports = export.export_run(run)
+        exports = export.export_run(dataclasses.replace(run, source=run.source.sound()))
     finally:  # an export that is refused takes neither scores nor pictures with it
         page = report.write(folder)
-    print(f"{run.task.summary(reported)} on {run.source.validation.count} validation images")
+    if bad := len(run.source.faults.since):
+        print(f"{bad} file(s) that became bad in training were passed over: {folder / 'bad_files.csv'}")
+    print(f"{run.task.summary(reported)} on {images} validation images")
     announce(page, exports)
 
 
@@ -186,9 +207,10 @@ def draw_examples(run):
     """pictures/example_00.png ...: image, truth, prediction and confidence, spread over the validation data."""
     folder = run.folder / "pictures"
     folder.mkdir(exist_ok=True)
-    count = min(run.settings.evaluation.pictures, run.source.validation.count)
+    usable = run.source.validation.usable()
+    count = min(run.settings.evaluation.pictures, len(usable))
     for number in range(count):
-        row, _ = callbacks.examples_row(run, number * run.source.validation.count // count)
+        row, _ = callbacks.examples_row(run, usable[number * len(usable) // count])
         save_png(folder / f"example_{number:02d}.png", row)
 
 

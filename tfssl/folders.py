@@ -13,6 +13,7 @@ from tfssl import config
 from tfssl.errors import UserError
 
 FREE_TO_CHANGE = ("about", "evaluation", "export")  # sections that may differ when a run is continued
+FREE_IN_DATA = ("on_bad_file", "bad_files_limit")  # and keys of data: what becomes bad may become too much
 
 
 def published(folder):
@@ -99,6 +100,8 @@ def _lock(folder, held, doing):
 
 
 def refuse_change(folder, before, now):
+    before, now = ({**content, "data": {key: value for key, value in content.get("data", {}).items()
+                                        if key not in FREE_IN_DATA}} for content in (before, now))  # fmt: skip
     for section in now:
         if section not in FREE_TO_CHANGE and before.get(section) != now[section]:
             raise UserError(f"{folder}: holds a run whose {difference(section, before.get(section), now[section])}; "

@@ -34,8 +34,8 @@ def write(run_folder):
     """Write report.html into the run folder and return its path.
 
     Everything comes from the folder: config.json, history.csv, evaluations.csv, pseudo_labels.csv, alarms.csv,
-    metrics.json, pictures/*.png, export/. What is missing or damaged, as after an interruption, is left out and named
-    in the report.
+    bad_files.csv, metrics.json, pictures/*.png, export/. What is missing or damaged, as after an interruption, is left
+    out and named in the report.
     """
     folder = Path(run_folder)
     if not folder.is_dir():
@@ -97,6 +97,7 @@ def _page(run):
 <header><p class="soft">Run {escape(run.name)}</p><h1>{escape(method)}</h1><p>{escape(about)}</p></header>
 {_headline(run)}
 {_warnings("Alarms", run.alarms)}
+{_warnings(f"Files that became bad in training and were passed over: {len(run.bad_files)}", run.bad_files)}
 {_warnings("Missing from this run", run.missing)}
 {_section("Training", _figures(run))}
 {_section("Networks", _networks(run.metrics))}
