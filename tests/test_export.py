@@ -316,6 +316,8 @@ def test_what_does_not_fit_the_network_is_refused(network, tmp_path):
         export(Product(network, task), tmp_path)
     with pytest.raises(UserError, match="palette has 2 colours for 3 classes"):
         export(Product(network, Segmentation(CLASSES), ((0, 0, 0), (1, 1, 1))), tmp_path)
+    with pytest.raises(UserError, match="predicts one class"):
+        export(Product(tiny_network(classes=1), Segmentation(["a"]), ((0, 0, 0),)), tmp_path)
     image = keras.Input([None, None, 3], name="image")
     wide = keras.Model(image, {"logits": keras.layers.Conv2D(257, 1)(image)})
     with pytest.raises(UserError, match="predicts 257 classes; masks of 8 bits tell at most 256 apart"):

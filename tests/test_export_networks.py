@@ -30,6 +30,7 @@ CASES = {
     "setr": ("setr", {"encoder": "vit_tiny", **SMALL}, 20),
     "dpt": ("dpt", {"encoder": "dinov2_small", "weights": None}, 36),
 }  # fmt: skip
+SLOW = "deeplab_v2, features", "segformer"  # a process keeps the memory of every graph it has traced: the rest in soak
 TRANSFORMERS = "segformer", "setr", "dpt"
 
 
@@ -97,8 +98,9 @@ def test_the_default_network(tmp_path):
     np.testing.assert_allclose(found["f"], right["confidence"], atol=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [
+    pytest.param(case, marks=pytest.mark.slow if case in SLOW else pytest.mark.soak) for case in CASES
+])  # fmt: skip
 def test_each_network(case, shallow, tmp_path):
     name, arguments, most = CASES[case]
     network = as_if_trained(name, arguments)
@@ -109,7 +111,7 @@ def test_each_network(case, shallow, tmp_path):
     assert not any("Add" in each for each in fused(network, least=1))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_network_that_makes_images(tmp_path):
     network = networks.build("unet", classes=3, seed=1)
     result = export(Product(network, Regression(), facts={"name": "regression", "task": "regression"}), tmp_path)

@@ -7,7 +7,7 @@ import onnx
 import pytest
 import tensorflow as tf
 
-from tests.exports_for_tests import CLASSES, product, tiny_network
+from tests.exports_for_tests import CLASSES, PALETTE, product, tiny_network
 from tfssl.export import ExportError, c_api, export, package, parity, runtimes
 from tfssl.export.structured import structured_images
 from tfssl.tasks import Regression, Segmentation
@@ -71,23 +71,33 @@ def test_a_changed_weight_in_the_onnx_file_is_found_in_each_runtime(exported, tm
 
 
 def test_what_only_serving_default_gets_wrong_is_found(exported, monkeypatch):
-    """The other signatures are right, but the encoded answers are those of other images."""
+    """The other signatures are right, but the encoded answers are not."""
     call = c_api.SavedModel.__call__
 
-    def exchanged(self, signature, **inputs):
-        found = call(self, signature, **inputs)
-        if signature == "serving_default":
-            found["mask_png_bytes"][:] = [parity._png(np.zeros([*size, 3], np.uint8)[..., 0]) for size in SIZES]
+    def refused_after(change, says):
+        def changed(self, signature, **inputs):
+            found = call(self, signature, **inputs)
+            return change(found) if signature == "serving_default" else found
+
+        with monkeypatch.context() as patch, pytest.raises(ExportError, match=says):
+            patch.setattr(c_api.SavedModel, "__call__", changed)
+            parity.check_parity(product(), exported["saved_model"], sizes=SIZES)
+
+    def all_ground(found):
+        masks = [np.zeros(size, np.uint8) for size in SIZES]
+        found["mask_png_bytes"][:] = [parity._png(mask) for mask in masks]
+        found["color_png_bytes"][:] = [parity._png(np.uint8(PALETTE)[mask]) for mask in masks]
+        found["class_pixels"][:] = [[mask.size, 0, 0] for mask in masks]
         return found
 
-    monkeypatch.setattr(c_api.SavedModel, "__call__", exchanged)
-    with pytest.raises(ExportError, match="^saved_model differs from Keras at mixedxmixed"):
-        parity.check_parity(product(), exported["saved_model"], sizes=SIZES)
-    monkeypatch.setattr(c_api.SavedModel, "__call__", lambda self, signature, **inputs: {
-        name: value[::-1] if signature == "serving_default" else value
-        for name, value in call(self, signature, **inputs).items()})  # fmt: skip
-    with pytest.raises(ExportError, match=re.escape("serving_default gives (9, 13) for an image of (33, 47)")):
-        parity.check_parity(product(), exported["saved_model"], sizes=SIZES)
+    def reversed_batch(found):
+        return {name: values[::-1] for name, values in found.items()}
+
+    refused_after(all_ground, "^saved_model differs from Keras at mixedxmixed")
+    refused_after(reversed_batch, re.escape("serving_default gives (9, 13) for an image of (33, 47)"))
+    black = np.array([parity._png(np.zeros([*size, 3], np.uint8)) for size in SIZES], object)
+    refused_after(lambda found: found | {"color_png_bytes": black}, "color_png_bytes shows other classes")
+    refused_after(lambda found: found | {"class_pixels": found["class_pixels"] + 1}, "class_pixels counts other")
 
 
 # One comparison.

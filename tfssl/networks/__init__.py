@@ -27,12 +27,12 @@ def build(name: str, *, classes: int, seed: int, **arguments) -> keras.Model:
     return NETWORKS[name](classes, **arguments)
 
 
-def stride(name: str, arguments: dict) -> int:
+def stride(name: str, arguments: dict) -> int | None:
     """Pixels of the image, in a row, for one place of the coarsest map; smaller images are no mistake."""
     fixed = {"segformer": 32, "setr": 16, "dpt": 14}
     if name == "unet":
         return 2 ** arguments["levels"]
-    return fixed.get(name) or arguments["output_stride"]
+    return fixed.get(name) or arguments.get("output_stride")
 
 
 def head_variables(network: keras.Model) -> list[keras.Variable]:
