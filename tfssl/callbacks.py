@@ -32,8 +32,8 @@ class Agreement(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.faults.step = self.run.step
         refused, self.asked = self.shared([self.faults.stopped is not None, interruptions.asked()])
-        self.faults.refuse()
         if refused:
+            self.faults.refuse()
             raise UserError(f"step {self.run.step}: another worker cannot use its data, and says why")
         if self.asked:
             interruptions.ask()
