@@ -262,7 +262,7 @@ class SemiSupervised(keras.Model):
         """Nothing: all is built already. Keras 3 would sum a batch over replicas here, and fails on booleans."""
 
     def train_step(self, batch):
-        with soundness.step(self.checked, self.parts > 1) as judged:
+        with soundness.step(self.checked, len(self.optimizers) * self.parts) as judged:
             once = self.parts == 1
             logged = self.step_function(batch) if once else parts.in_parts(self.step_function, batch, self.parts)
             judged.end(self.faults, self.optimizer.iterations)
