@@ -164,7 +164,7 @@ def test_kill_9_at_random_moments_changes_no_bit(name, count, steps, root, tmp_p
         happened = moment(killed, step)
         if happened():  # that step is behind a save: later ones come
             happened = logged(killed, min(newest(killed) + 1 if list_of_saves(killed) else 1, steps - 1))
-        kill_when(start(path, killed), happened, pause=pause)
+        kill_when(start(path, killed), happened, timeout=900, pause=pause)
         kills += 1
     assert start(path, killed).wait() == 0
     assert_same_run(whole, killed)

@@ -164,15 +164,23 @@ def test_half_precision_leaves_overflowing_gradients_to_the_loss_scale():
     assert callbacks.skipped_steps(method)[0] == 1 and steps_done(method) == 2
 
 
-def test_a_queue_written_before_the_last_move_is_a_mistake_of_the_page():
-    queues, method = memory.ClassQueues(3, 4, 2), make_method("gta")
+def test_a_queue_written_between_two_moves_is_put_back():
+    queues, method = memory.ClassQueues(3, 4, 2), make_method("gta", warm_up=0)
+    method.transmit = lambda: queues.push(float(method.optimizer.iterations + 1) * tf.ones([3, 3, 2]),
+                                          tf.ones([3, 3], bool))  # fmt: skip
+    step(method, make_batch(0))
+    before = queues.get_weights()
+    step(method, spoiled(make_batch(1), "labeled"))  # the student's: the assistant has moved by then
+    assert same(before, queues.get_weights()) and np.all(before[1] == 3)
+    step(method, make_batch(0))
+    assert not same(before, queues.get_weights())
 
-    def follow(*_):
-        queues.push(tf.ones([3, 1, 2]), tf.ones([3, 1], bool))
 
-    method.transmit = follow
-    with pytest.raises(ValueError, match="before the last move"):
-        step(method, make_batch())
+def test_more_moves_than_optimizers_are_a_mistake_of_the_page():
+    method = make_method("supervised")
+    method.step_function = lambda batch: [method.learn(batch) for _ in range(2)]
+    with pytest.raises(ValueError, match="more moves than optimizers"):
+        method.train_step({"labeled": make_batch()["labeled"]})
 
 
 # Runs.

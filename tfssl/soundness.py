@@ -18,9 +18,9 @@ _current = threading.local()  # MirroredStrategy traces each replica in a thread
 
 
 @contextlib.contextmanager
-def step(names, in_parts=False):
-    """A step under judgement. names: of all that may be found not finite; in_parts: see methods/parts.py."""
-    _current.step = begun = Step(names, in_parts)
+def step(names, moves=1):
+    """A step under judgement. names: of all that may be found not finite; moves: how many it has at most."""
+    _current.step = begun = Step(names, moves)
     try:
         yield begun
     finally:
@@ -39,20 +39,24 @@ def unless_spoiled(values, instead):
 
 def remember(variables):
     """Note the values of Keras variables that will now be written, so that the step can take that back."""
-    if current() is not None:
-        for variable, value in held(variables):
-            current().taken_back_by(lambda variable=variable, value=value: put_back([(variable, value)]))
+    if _may_be_taken_back():
+        before = held(variables)
+        current().taken_back_by(lambda: put_back(before))
 
 
 def remember_rows(variable, rows):
-    """The same for those rows of a large memory that will now be written: a copy of them, where parts follow."""
-    if current() is not None:
-        handle, old = variable.value.handle, None
-        if current().in_parts:
-            old = tf.raw_ops.ResourceGather(resource=handle, indices=rows, dtype=tf.float32)
+    """The same for those rows of a large memory that will now be written: a copy of them alone."""
+    if _may_be_taken_back():
+        handle = variable.value.handle
+        old = tf.raw_ops.ResourceGather(resource=handle, indices=rows, dtype=tf.float32)
         current().taken_back_by(
-            lambda: tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=rows, updates=old), old is not None
+            lambda: tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=rows, updates=old)
         )
+
+
+def _may_be_taken_back():
+    """Not where no verdict is to come: a value that is read in vain may cost a copy too."""
+    return current() is not None and current().judged < current().moves
 
 
 def held(variables):
@@ -92,25 +96,25 @@ def measures(networks, gradients, extras, optimizer):
 class Step:
     """`sound`: whether all moves so far were finite, on all devices; `faults`: of each name how often it was not."""
 
-    def __init__(self, names, in_parts):
-        self.names, self.in_parts = names, in_parts
-        self.faults, self.sound, self.moves, self.written = tf.zeros([len(names)]), tf.constant(True), 0, []
+    def __init__(self, names, moves):
+        self.names, self.moves, self.judged, self.written = names, moves, 0, []
+        self.faults, self.sound = tf.zeros([len(names)]), tf.constant(True)
 
     def judge(self, measures):
         """Judge one more move by {name: a number that is finite if all it is made of is}."""
-        if not all(undoable for _, _, undoable in self.written):
-            raise ValueError("a queue was written before the last move of a step, which could not take that back")
+        if self.judged == self.moves:
+            raise ValueError("a step has more moves than optimizers, so what is written last could not be taken back")
         numbers = tf.stack([tf.cast(measures.get(name, 0.0), tf.float32) for name in self.names])
         bad, replica = tf.cast(~tf.math.is_finite(numbers), tf.float32), tf.distribute.get_replica_context()
         if replica.num_replicas_in_sync > 1:
             bad = replica.all_reduce(tf.distribute.ReduceOp.SUM, bad)
         self.faults += bad
         self.sound = tf.reduce_all(self.faults == 0)
-        self.moves += 1
+        self.judged += 1
 
-    def taken_back_by(self, undo, undoable=True):
+    def taken_back_by(self, undo):
         """Note how to take back what is now written, in the light of the moves judged so far."""
-        self.written.append((self.moves, undo, undoable))
+        self.written.append((self.judged, undo))
 
     def unless_sound(self, act):
         tf.cond(self.sound, _nothing, lambda: _nothing(act()))
@@ -136,14 +140,14 @@ class Step:
         """
 
         def take_back():
-            for _, undo, _ in reversed(early):
+            for undo in reversed(early):
                 undo()
             total, row, last = tf.unstack(tf.convert_to_tensor(record.value)[:3])
             now = tf.cast(number, tf.float32)
             row = tf.where(tf.equal(last, now - 1), row + 1, 1.0)
             put_back([(record, tf.concat([[total + 1, row, now], self.faults], 0))])
 
-        early = [entry for entry in self.written if entry[0] < self.moves]
+        early = [undo for judged, undo in self.written if judged < self.judged]
         self.unless_sound(take_back)
 
 

@@ -4,6 +4,7 @@ What is unchanged can be decoded, since the check did so; so a file that is cut 
 found before a decoder sees it. The checksum costs some 1 % of decoding a photograph; see docs/design.md for the whole.
 """
 
+import functools
 import os
 import stat
 import zlib
@@ -19,8 +20,6 @@ from tfssl.data.files import MOST_BYTES, decode_image, decode_label, inspect
 from tfssl.errors import UserError
 
 IMAGE, LABEL = slice(0, 1), slice(-1, None)  # of a row; the same file where a label is made of its image
-# What stands in for a file where a run is about to stop: one black pixel, which is class 0.
-STAND_IN = {"image": tf.io.encode_png(np.zeros([1, 1, 1], np.uint8)).numpy(), "label": np.zeros([1, 1], np.int32)}
 TYPES = {"image": (tf.string, []), "label": (tf.int32, [None, None])}
 
 
@@ -114,7 +113,7 @@ class Files:
         """(what is read of each file, whether all of them are good) of an example, for the batch of a step."""
         index, step = int(index), int(step)
         row, contents = self.rows[index][which], []
-        nothing = [STAND_IN[file.role] for file in row]
+        nothing = [stand_in(file.role) for file in row]
         if self.faults.stopped:
             return nothing, True
         bad = self._is_bad(index, step)
@@ -134,6 +133,13 @@ class Files:
 
     def _is_listed(self, row):
         return any(file.name in self.faults.since for file in row)
+
+
+@functools.cache  # and not at import: TensorFlow must be told of other workers before its first operation
+def stand_in(role):
+    """What stands in for a file where a run is about to stop: one black pixel, which is class 0."""
+    image = tf.zeros([1, 1, 1], tf.uint8)
+    return tf.io.encode_png(image).numpy() if role == "image" else np.zeros([1, 1], np.int32)
 
 
 def _values(content, file):

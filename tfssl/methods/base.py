@@ -261,7 +261,7 @@ class SemiSupervised(ManyWorkers):
             self.make_train_function(force=True)
 
     def train_step(self, batch):
-        with soundness.step(self.checked, self.parts > 1) as judged:
+        with soundness.step(self.checked, len(self.optimizers) * self.parts) as judged:
             once = self.parts == 1
             logged = self.step_function(batch) if once else parts.in_parts(self.step_function, batch, self.parts)
             judged.end(self.faults, self.optimizer.iterations)
