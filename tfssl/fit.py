@@ -63,7 +63,7 @@ def meet(run):
 
 
 def train_along(run):
-    """What a worker does that is not the chief: the same steps from the same checkpoint, nothing in the run's folder."""
+    """What a worker does that is not the chief: the same steps from the same checkpoint; the folder is not its own."""
     meet(run)
     run.checkpoints.restore()
     strategies.refuse_unlike(run.strategy, run.step, "checkpoint")
