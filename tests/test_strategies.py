@@ -109,6 +109,7 @@ def test_a_batch_that_workers_cannot_share(monkeypatch):
     ("Collective ops is aborted by: recvmsg:Connection reset by peer\nAdditional GRPC error information from remote "
      "target /job:worker/replica:0/task:1:\n", "worker 1"),
     ("Collective ops is aborted by: Error reported from /job:chief/task:0: The following are unhealthy", "chief 0"),
+    ("Collective ops is aborted by: Deadline Exceeded\n\nRPC: /tensorflow.CoordinationService/Heartbeat", "worker 0"),
     ("Collective ops is aborted by: Socket closed", "another worker"),
     ("Input to reshape is a tensor with 4 values", None),
 ])  # fmt: skip

@@ -81,7 +81,7 @@ def meet(run):
 
 
 def train_along(run):
-    """What a worker does that is not the chief: the same steps from the same checkpoint; the run's folder it leaves."""
+    """What a worker does that is not the chief: the same steps from the same checkpoint; the folder is not its own."""
     meet(run)
     restored = run.checkpoints.restore()
     strategies.refuse_unlike(run.strategy, run.step, "checkpoint")

@@ -252,4 +252,6 @@ def lost_in(message):
     if not re.search(r"[Cc]ollective|[Cc]oordination|heartbeat|GRPC|recvmsg|Socket closed", message):
         return None
     found = re.search(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)", message)
-    return f"{found[1]} {found[2]}" if found else "another worker"
+    if found:
+        return f"{found[1]} {found[2]}"
+    return "worker 0" if "CoordinationService" in message else "another worker"  # it is the one all send heartbeats to
