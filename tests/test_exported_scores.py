@@ -35,7 +35,7 @@ def assert_equal_scores(found, images, least):
     assert found["network"][0] > least
 
 
-@pytest.mark.parametrize("size", [None, [36, 48]])
+@pytest.mark.parametrize("size", [[36, 48], pytest.param(None, marks=pytest.mark.slow)])
 def test_of_a_tiny_run(size, tmp_path):
     with surroundings(tmp_path):
         content = configuration(write_data(tmp_path / "data"), export={"saved_model": True, "onnx": True},

@@ -72,6 +72,7 @@ def test_mutual_learning_cut_in_every_phase_goes_on_to_the_same_bits(root, tmp_p
     assert [row["step"] for row in table(cut / "evaluations.csv")] == ["4", "8", "10"]
 
 
+@pytest.mark.slow
 def test_a_detector_with_an_optimizer_of_its_own_goes_on_to_the_same_bits(root, tmp_path):
     method = {"name": "gct", "ramp_up": 4, "detector_width": 4, "detector_stride": 8}
     training = {"steps": 6, "checkpoint_every": 2}

@@ -278,6 +278,7 @@ def test_settings_that_cannot_be(options, says):
         make(**options)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_goes_on_to_the_same_bits(tmp_path, capsys):
     with surroundings(tmp_path):
         content = configuration(
