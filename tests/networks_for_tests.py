@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfssl import networks, optimizers
+from tfssl import networks, optimizers, strategies
 from tfssl.memory import Prototypes
 from tfssl.methods import METHODS
 from tfssl.networks.layers import StochasticDepth, image_input, point_classifier, with_classifier
@@ -117,7 +117,19 @@ def streamed(method, batch):
 def stream(method, *batches):
     """Batches as the tf.data.Dataset that training reads."""
     stacked = tf.nest.map_structure(lambda *tensors: tf.stack(tensors), *(streamed(method, batch) for batch in batches))
-    return tf.data.Dataset.from_tensor_slices(stacked)
+    return spread(method.distribute_strategy, tf.data.Dataset.from_tensor_slices(stacked))
+
+
+def spread(strategy, batches):
+    """A data set of batches over the replicas of a strategy, as training has it."""
+
+    def shares_of(first, here, of_all):
+        if of_all == 1:
+            return batches
+        cut = batches.map(lambda batch: tf.nest.map_structure(lambda each: tf.stack(tf.split(each, of_all)), batch))
+        return cut.flat_map(lambda batch: tf.data.Dataset.from_tensor_slices(batch).skip(first).take(here))
+
+    return strategies.spread(strategy, shares_of)
 
 
 def step(method, batch, batches=(), traced=False):
@@ -128,9 +140,8 @@ def step(method, batch, batches=(), traced=False):
     """
     method.enter(steps_done(method), lambda: stream(method, *batches))
     method.reset_trackers()
-    strategy = method.distribute_strategy
-    if traced or method.xla or strategy.num_replicas_in_sync > 1:
-        logged = method.train_function(iter(strategy.experimental_distribute_dataset(stream(method, batch))))
+    if traced or method.xla or method.distribute_strategy.num_replicas_in_sync > 1:
+        logged = method.train_function(iter(stream(method, batch)))
     else:
         logged = method.train_step(streamed(method, batch))
     return {name: float(value) for name, value in logged.items()}

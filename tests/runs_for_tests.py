@@ -134,11 +134,12 @@ def state(run):
 
 
 def checkpointed(folder, step=None):
-    """{name: array} of everything in a run's newest checkpoint, or in that of `step`."""
+    """{name: array} of everything in a run's newest checkpoint, or in that of `step`; not how often it was saved."""
     place = folder / "checkpoints"
     reader = tf.train.load_checkpoint(str(place / f"ckpt-{step}" if step else place))
     names = reader.get_variable_to_shape_map()
-    return {name: reader.get_tensor(name) for name in names if name != "_CHECKPOINTABLE_OBJECT_GRAPH"}
+    apart = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter")
+    return {name: reader.get_tensor(name) for name in names if not name.startswith(apart)}
 
 
 def assert_same_bits(first, second):

@@ -2,6 +2,7 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,7 +22,7 @@ from tests.networks_for_tests import (
     stream,
     weights,
 )
-from tfssl.methods import METHODS
+from tfssl.methods import METHODS, replicas
 from tfssl.networks.layers import Dropout
 from tfssl.randomness import fold, noise
 
@@ -90,7 +91,7 @@ def assert_equal_on_replicas(method):
         np.testing.assert_array_equal(first, second, weight.path)
 
 
-def compare(name, strategy, xla=False, **options):
+def compare(name, strategy, xla=False, equal=assert_equal_on_replicas, **options):
     """Two replicas against two halves in turn (these without XLA); then the replicas stay equal for some steps."""
     batch = make_batch(seed=1)
     logged, networks, memories = in_turn(name, batch, **options)
@@ -106,7 +107,7 @@ def compare(name, strategy, xla=False, **options):
     assert np.max(moved) > 0.1  # far above the tolerance: the comparison is of something
     traced = len(traces)
     for seed in range(3):
-        assert_equal_on_replicas(method)
+        equal(method)
         step(method, make_batch(seed=seed))
     assert len(traces) == traced > 0  # a trace serves all steps
 
@@ -171,25 +172,45 @@ def test_settings_of_mutual_learning_on_two_replicas(options, two_replicas):
 
 
 @pytest.mark.parametrize("name", soon("supervised", "mean_teacher", "cutmix", "robust_mutual", "u2pl"))
-def test_each_replica_draws_masks_of_its_own(name, two_replicas):
-    draws_of_replicas(name, two_replicas, differ=True)
+def test_each_replica_draws_masks_of_its_own(name, two_replicas, monkeypatch):
+    draws_of_replicas(name, two_replicas, monkeypatch, differ=True)
 
 
-def test_replicas_without_noise_do_the_same(two_replicas):
-    draws_of_replicas("mean_teacher", two_replicas, differ=False, **QUIET, **CONTRACTS["mean_teacher"].unmixed)
+def test_replicas_without_noise_do_the_same(two_replicas, monkeypatch):
+    options = {**QUIET, **CONTRACTS["mean_teacher"].unmixed}
+    draws_of_replicas("mean_teacher", two_replicas, monkeypatch, differ=False, **options)
 
 
-def draws_of_replicas(name, two_replicas, differ, **options):
+def draws_of_replicas(name, two_replicas, monkeypatch, differ, **options):
     """Both replicas get the same images: their losses differ by what they draw, and by nothing else."""
+    monkeypatch.setattr(replicas, "mean_of_numbers", dict)  # each logs what is its own
     once = half(make_batch(), 0)
     twice = tf.nest.map_structure(lambda tensor: tf.concat([tensor, tensor], 0), once)
     method = ready(name, two_replicas, **options)
     method.enter(STEP, list)
-    (data,) = two_replicas.experimental_distribute_dataset(stream(method, twice))
+    (data,) = stream(method, twice)
     logged = tf.function(lambda: two_replicas.run(method.train_step, args=(data,)))()
     for term in method.terms:
         first, second = two_replicas.experimental_local_results(logged[term])
         assert (float(first) != float(second)) == differ, term
+
+
+@pytest.mark.parametrize("name", soon("supervised"))
+def test_mixed_precision_on_two_replicas(name, two_replicas):
+    """Finite losses, weights in float32 that are equal on both and move."""
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        method = make_method(name, strategy=two_replicas, rate=0.01, **CONTRACTS[name].shown)
+        before = snapshot(method)
+        logged = [step(method, make_batch(seed=seed)) for seed in range(2)]
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    assert np.isfinite([list(each.values()) for each in logged]).all()
+    assert_equal_on_replicas(method)
+    for role in CONTRACTS[name].taught_networks:
+        values = snapshot(method)[role]
+        assert {value.dtype for value in values.values()} == {np.dtype("float32")}
+        assert any(not np.array_equal(value, before[role][key]) for key, value in values.items()), role
 
 
 def test_dropout_masks_differ_between_replicas(two_replicas):

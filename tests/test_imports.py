@@ -11,14 +11,14 @@ ROOT = Path(tfssl.__file__).parent
 
 # From the ground up. A module may import what stands on a lower line, and its own package; nothing else of ours.
 LAYERS = [
-    ["errors", "kinds", "randomness", "resizing", "tables"],
+    ["errors", "interruptions", "kinds", "randomness", "resizing", "soundness", "tables"],
     ["serve"],  # a command that needs a SavedModel and nothing else of ours
     ["losses", "ema", "mixing", "memory", "heads", "schedules", "config", "optimizers", "checkpoints", "pictures",
-     "figures", "data", "networks", "measures", "protocols", "selection"],
+     "figures", "data", "networks", "measures", "protocols", "selection", "strategies"],
     ["tasks", "report_data", "folders"],
     ["methods"],
     ["runs"],
-    ["alarms", "evaluate", "export", "report", "predict", "datasheet", "dry_run"],
+    ["alarms", "evaluate", "export", "report", "predict", "datasheet", "dry_run", "data_of_run"],
     ["callbacks", "compare"],
     ["fit"],
 ]  # fmt: skip

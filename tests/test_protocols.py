@@ -1,12 +1,11 @@
 """The evaluation protocols against slow NumPy versions, and the measures against what can be counted by hand."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tfssl import config, evaluate, measures, protocols
+from tfssl.data.examples import Examples
 from tfssl.errors import UserError
 from tfssl.tasks import Segmentation
 
@@ -112,7 +111,7 @@ def test_a_network_is_scored_by_the_protocol(protocol):
     """Pictures and labels, as evaluation goes through them."""
     pictures = np.concatenate([image(37, 53), image(37, 53, 1)])
     labels = np.random.default_rng(0).choice([0, 1, 2, 255], (2, 37, 53)).astype("int32")
-    examples = SimpleNamespace(count=2, image=lambda n: tf.gather(pictures, n), label=lambda n: tf.gather(labels, n))
+    examples = Examples(("a", "b"), lambda n: tf.gather(pictures, n), lambda n: tf.gather(labels, n))
     crop = (16, 24)
     settings = evaluation(protocol=protocol, crop=crop, short_side=30)
     scores, tallies = evaluate.score(lambda image, training: {"logits": blur(image)}, examples, TASK, settings)

@@ -1,16 +1,14 @@
 """A run that is cut and started again ends in the very bits of one that was not; labels not to be seen change none."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.contracts import CONTRACTS
+from tests.cuts_for_tests import PROJECT, assert_same_run, kill_when, logged, saved, saving, start
 from tests.runs_for_tests import (
     SEGFORMER,
     assert_same_bits,
@@ -28,7 +26,6 @@ from tests.runs_for_tests import (
 from tfssl import fit, runs
 from tfssl.methods import METHODS
 
-PROJECT = Path(fit.__file__).parent.parent
 HEADED = {"name": "s4l", "ema_decay": 0.9}
 MUTUAL = {"name": "robust_mutual", "p0": "stage", "stages": 2, "warm_up": 0.2, "ema_decay": 0.9}
 CROSS = {"name": "cross_teacher", "memory_size": 4, "start_by": 2, "threshold": 0.4}
@@ -44,16 +41,6 @@ def tiny_surroundings(tmp_path):
 @pytest.fixture
 def root(tmp_path):
     return write_data(tmp_path / "data")
-
-
-def assert_same_run(one, other):
-    """Equal in all that training leaves but the time it took."""
-    scores, others = (json.loads((folder / "metrics.json").read_text())["networks"] for folder in (one, other))
-    for role in scores:  # of the networks as they were in memory, whatever is in the checkpoints
-        assert scores[role] | {"seconds": 0} == others[role] | {"seconds": 0}
-    assert_same_bits(checkpointed(one), checkpointed(other))
-    for name in ("history.csv", "evaluations.csv", "pseudo_labels.csv", "alarms.csv"):
-        assert table(one / name, without=["seconds"]) == table(other / name, without=["seconds"])
 
 
 # In process: an exception cuts the run.
@@ -215,41 +202,6 @@ def test_every_method_goes_on_to_the_same_bits_and_sees_no_hidden_label(name, ro
 
 
 # A process of its own: kill -9.
-
-
-def start(path, folder):
-    command = [sys.executable, "-m", "tfssl.fit", str(path), "--output-dir", str(folder)]
-    with open(folder.with_suffix(".log"), "a") as log:
-        return subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log)
-
-
-def kill_when(process, happened, timeout=300):
-    """Kill -9 at the first moment at which happened() is true."""
-    end = time.monotonic() + timeout
-    while not happened():
-        assert process.poll() is None, "the run ended before the moment to kill it"
-        assert time.monotonic() < end
-        time.sleep(0.0005)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-
-
-def logged(folder, step):
-    """A moment in training: the row of this step has just been written."""
-    path = folder / "history.csv"
-    return lambda: path.is_file() and any(row["step"] == str(step) for row in table(path))
-
-
-def saving(folder, step):
-    """A moment in a save: something of it is on the disk, and its name is not yet the newest's."""
-    place = folder / "checkpoints"
-    return lambda: place.is_dir() and any(f"ckpt-{step}." in name for name in os.listdir(place))
-
-
-def saved(folder, step):
-    """The moment after a save: its name has become the newest's."""
-    state = folder / "checkpoints" / "checkpoint"
-    return lambda: state.is_file() and f'model_checkpoint_path: "ckpt-{step}"' in state.read_text()
 
 
 @pytest.mark.parametrize("moments", [

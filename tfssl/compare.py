@@ -66,6 +66,8 @@ def prepare(path, overrides, on):
     """A configuration as it will be trained; mistakes in it and its data are told before the first hour of training."""
     settings = runs.resolve(config.load(path, overrides), path)
     with errors.named(path):
+        if settings.training.strategy == "multi_worker":
+            raise UserError("training.strategy multi_worker is for one run in each process; train each by tfssl.fit")
         source = runs.make_source(settings)
         if getattr(source, on) is None or not getattr(source, on).count:
             raise UserError(f"its data has no {on} set; give it one in `data`, or choose another by --on")

@@ -75,7 +75,8 @@ class Named(OpenSection):
 
 class Training(Section):
     """epochs: passes over the unlabeled images, or the labeled ones of a method that has no use for others; where it is
-    given it decides `steps`."""
+    given it decides `steps`. on_non_finite: a step with a loss or gradient that is no finite number moves nothing; the
+    run stops there, or goes on with the next one."""
 
     steps: pydantic.PositiveInt = 1000
     epochs: pydantic.PositiveFloat | None = None
@@ -89,10 +90,11 @@ class Training(Section):
     checkpoint_every: pydantic.PositiveInt = 200
     evaluate_every: pydantic.PositiveInt = 500
     log_every: pydantic.PositiveInt = 20
-    strategy: Literal["default", "one", "mirrored"] = "default"
+    strategy: Literal["default", "one", "mirrored", "multi_worker", "tpu"] = "default"
     xla: bool | Literal["auto"] = "auto"
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     accumulate: pydantic.PositiveInt = 1
+    on_non_finite: Literal["stop", "skip"] = "stop"
 
 
 class Evaluation(Section):

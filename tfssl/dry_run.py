@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfssl import config, runs
+from tfssl import config, runs, strategies
 from tfssl.data.datasets import IGNORE
 from tfssl.data.examples import Examples, Source
 from tfssl.data.sources import PUBLISHED, classes_of, palette_of
@@ -21,11 +21,12 @@ MEGABYTE = 2.0**20
 def dry_run(path, overrides=()):
     """Build what a configuration describes, on stand-in data and from random weights; two steps of its last phase."""
     settings = runs.resolve(config.load(path, overrides), path)
+    strategy = strategies.make(settings.training)
     runs.refuse_other_task(settings)
     source = stand_in(settings)
     runs.refuse_other_labels(settings, source)
     settings = runs.without_weights(runs.complete(settings, source))
-    run = runs.build(settings, Path("none"), source)
+    run = runs.build(settings, Path("none"), source, strategy)
     for line in sizes(run):
         print(line, flush=True)
     seconds, logged = two_steps(run)
@@ -106,8 +107,8 @@ def two_steps(run):
     """(seconds of the second, what was logged) of two steps in the last phase of the method."""
     method, first = run.method, run.method.phases()[-1][0]
     method.optimizer.iterations.assign(first)
-    method.enter(first, lambda: runs.batches(run, 0, 2))
-    stream = iter(run.strategy.experimental_distribute_dataset(runs.batches(run, 0, 2)))
+    method.enter(first, lambda: runs.spread_batches(run, 0, 2))
+    stream = iter(runs.spread_batches(run, 0, 2))
     for _ in range(2):
         started = time.perf_counter()
         logged = {name: float(value) for name, value in method.train_function(stream).items()}

@@ -42,7 +42,7 @@ def tallier(network, examples, task, evaluation):
         label, _, prediction = of_example(index)
         return task.tally(label, prediction).numpy()
 
-    return lambda: np.stack([tally(index) for index in range(examples.count)])
+    return lambda: np.stack(list(examples.each(tally)))
 
 
 def scorer(network, examples, task, evaluation):
@@ -55,8 +55,7 @@ def score(network, examples, task, evaluation):
     """(scores, tallies [N, ...]) of a network, with all that takes longer: boundaries, calibration, an interval."""
     of_example = predictions(network, examples, task, evaluation)
     tallies, details = [], []
-    for index in range(examples.count):
-        label, activation, prediction = of_example(index)
+    for label, activation, prediction in examples.each(of_example):
         tallies.append(task.tally(label, prediction).numpy())
         details.append(task.details(label.numpy(), activation.numpy(), prediction.numpy()))
     tallies = np.stack(tallies)
@@ -90,7 +89,7 @@ def watcher(method, examples, task, held_out=True, most=64):
         return {"tally": tally, "coupling": coupling}
 
     def watch():
-        found = [measure(tf.constant(index, tf.int64)) for index in range(min(examples.count, most))]
+        found = list(examples.each(lambda index: measure(tf.constant(index, tf.int64)), most))
         row, classes, one_class = {}, {}, None
         if found and found[0]["tally"] is not None:
             result = task.scores(sum(each["tally"].numpy() for each in found))
@@ -172,14 +171,16 @@ def main(arguments=None):
     evaluation = run.settings.evaluation
     scored = {given.exported: exported(given.exported, given.run, run.task)} if given.exported else run.scored
     found = {role: score(network, examples, run.task, evaluation) for role, network in scored.items()}
-    result = {"on": given.on, "images": examples.count, "step": run.step,
+    usable = examples.usable()  # known now that all were read
+    result = {"on": given.on, "images": len(usable), "step": run.step,
               "evaluation": evaluation.model_dump(mode="json"),
               "networks": {role: scores for role, (scores, _) in found.items()}}  # fmt: skip
     path = given.run / f"metrics_{'_'.join(filter(None, [given.on, given.exported]))}.json"
     folders.write_json(path, result)
     if not given.set and not given.exported:  # what a comparison will take for this run's score
         path_of_tallies = given.run / f"tallies_{given.on}.npz"
-        write_tallies(path_of_tallies, next(iter(found.values()))[1], examples.names, run.step)
+        write_tallies(path_of_tallies, next(iter(found.values()))[1], [examples.names[n] for n in usable],
+                      run.step)  # fmt: skip
     for role, scores in result["networks"].items():
         print(f"{role:12s} {run.task.summary(scores)}")
     print(json.dumps({"wrote": str(path)}))

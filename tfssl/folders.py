@@ -1,15 +1,19 @@
 """The folder a run lives in: alone in it, only for what it began with, and never a file that is half written."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import sys
 
+import tensorflow as tf
+
 from tfssl import config
 from tfssl.errors import UserError
 
 FREE_TO_CHANGE = ("about", "evaluation", "export")  # sections that may differ when a run is continued
+FREE_IN_DATA = ("on_bad_file", "bad_files_limit")  # and keys of data: what becomes bad may become too much
 
 
 def published(folder):
@@ -61,6 +65,29 @@ def _writing_to(folder):
         raise UserError(f"{folder}: cannot write there ({error.strerror}); choose another --output-dir") from None
 
 
+UNWRITABLE = {getattr(errno, name): os.strerror(getattr(errno, name))
+              for name in ("ENOSPC", "EFBIG", "EDQUOT", "EROFS", "EACCES", "EPERM")}  # fmt: skip
+
+
+@contextlib.contextmanager
+def kept_when_unwritable(folder):
+    """Tell in one line of a disk that takes nothing more while a run is under way, whoever writes there."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = UNWRITABLE.get(error.errno) if isinstance(error, OSError) else _unwritable(error, folder)
+        if reason is None or isinstance(error, OSError) and error.filename and str(folder) not in str(error.filename):
+            raise
+        raise UserError(f"{folder}: cannot write there ({reason}); the checkpoints are kept: make room or let it be "
+                        "written to, and the same command goes on") from None  # fmt: skip
+
+
+def _unwritable(error, folder):
+    """TensorFlow has its own classes of errors, and the system's words in their messages."""
+    found = [reason for reason in UNWRITABLE.values() if reason in str(error)]
+    return found[0] if found and (str(folder) in str(error) or "denied" not in found[0]) else None
+
+
 def _lock(folder, held, doing):
     """Keep all other processes out, until the folder's descriptor `held` is closed or this process ends."""
     try:
@@ -73,6 +100,8 @@ def _lock(folder, held, doing):
 
 
 def refuse_change(folder, before, now):
+    before, now = ({**content, "data": {key: value for key, value in content.get("data", {}).items()
+                                        if key not in FREE_IN_DATA}} for content in (before, now))  # fmt: skip
     for section in now:
         if section not in FREE_TO_CHANGE and before.get(section) != now[section]:
             raise UserError(f"{folder}: holds a run whose {difference(section, before.get(section), now[section])}; "

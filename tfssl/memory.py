@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfssl import soundness
 from tfssl.errors import UserError
 
 
@@ -42,7 +43,9 @@ class Prototypes(keras.layers.Layer):
             images = means.shape[0] * replica.num_replicas_in_sync
             means, present = replica.all_gather([means, present], axis=0)
             means, present = tf.ensure_shape(means, [images, None, None]), tf.ensure_shape(present, [images, None])
+        soundness.remember([self.value, self.seen])
         value, seen = tf.convert_to_tensor(self.value), tf.convert_to_tensor(self.seen)
+        present = soundness.unless_spoiled(present, tf.zeros_like(present))
         for image in range(means.shape[0]):
             here = present[image] > 0
             keep = self.momentum
@@ -113,10 +116,13 @@ class ClassQueues(keras.layers.Layer):
             keys, present = tf.ensure_shape(keys, [None, count, None]), tf.ensure_shape(present, [None, count]) > 0
         if keys.shape[1] > self.capacity.min():
             raise ValueError(f"a queue of {self.capacity.min()} cannot take {keys.shape[1]} keys at once")
+        present = soundness.unless_spoiled(present, tf.zeros_like(present))
         order = tf.cumsum(tf.cast(present, tf.int32), axis=1, exclusive=True)
         row = self.first[:, None] + (self.next[:, None] + order) % self.capacity[:, None]
         row = tf.where(present, row, self.value.shape[0] - 1)
         keys = tf.where(present[..., None], tf.cast(keys, tf.float32), 0.0)
+        soundness.remember_rows(self.value, row)
+        soundness.remember([self.filled, self.next])
         # A mirrored variable knows no scatter_update, the part of this replica does.
         tf.raw_ops.ResourceScatterUpdate(resource=self.value.value.handle, indices=row, updates=tf.stop_gradient(keys))
         pushed = tf.reduce_sum(tf.cast(present, tf.int32), axis=1)
@@ -179,6 +185,8 @@ class LabeledQueues(ClassQueues):
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             shown = replica.all_reduce(tf.distribute.ReduceOp.SUM, shown)
+        soundness.remember([self.seen, self.begun])
+        shown = soundness.unless_spoiled(shown, tf.zeros_like(shown))
         self.seen.assign(tf.maximum(self.seen, tf.cast(shown > 0, tf.float32)))
         self.begun.assign(tf.cast(before | self.ready, tf.float32))
 

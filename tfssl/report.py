@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import os
 from html import escape
 from pathlib import Path
 
@@ -33,14 +34,16 @@ def write(run_folder):
     """Write report.html into the run folder and return its path.
 
     Everything comes from the folder: config.json, history.csv, evaluations.csv, pseudo_labels.csv, alarms.csv,
-    metrics.json, pictures/*.png, export/. What is missing or damaged, as after an interruption, is left out and named
-    in the report.
+    bad_files.csv, metrics.json, pictures/*.png, export/. What is missing or damaged, as after an interruption, is left
+    out and named in the report.
     """
     folder = Path(run_folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder; give the folder a run has written")
     path = folder / "report.html"
-    path.write_text(_page(read(folder)), encoding="utf-8")
+    partial = path.with_name(f".{path.name}.partial")  # a run that has a report is finished: never half of one
+    partial.write_text(_page(read(folder)), encoding="utf-8")
+    os.replace(partial, path)
     return path
 
 
@@ -94,6 +97,7 @@ def _page(run):
 <header><p class="soft">Run {escape(run.name)}</p><h1>{escape(method)}</h1><p>{escape(about)}</p></header>
 {_headline(run)}
 {_warnings("Alarms", run.alarms)}
+{_warnings(f"Files that became bad in training and were passed over: {len(run.bad_files)}", run.bad_files)}
 {_warnings("Missing from this run", run.missing)}
 {_section("Training", _figures(run))}
 {_section("Networks", _networks(run.metrics))}

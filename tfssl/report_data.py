@@ -29,6 +29,8 @@ def read(folder):
         parity=part("export/parity.json", _json, "no check of an exported network") if exported else {},
         exports=_exports(folder / "export"),
         alarms=[f"step {row['step']}: {row['text']}" for row in read_table(folder / "alarms.csv")],
+        bad_files=[f"step {row['step']}: {row['file']} {row['problem']}"
+                   for row in read_table(folder / "bad_files.csv")],
         pseudo_labels=_last(read_table(folder / "pseudo_labels.csv")),
         missing=missing,
     )

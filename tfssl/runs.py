@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from tfssl import config, networks, optimizers, selection
+from tfssl import config, networks, optimizers, selection, strategies
 from tfssl.checkpoints import Checkpoints
 from tfssl.data.augment import LEAST_SIDE
 from tfssl.data.examples import Source
@@ -138,11 +138,11 @@ def complete(settings, source):
     return settings.model_copy(update={"task": task, "data": data, "training": training})
 
 
-def build(settings, folder, source=None):
-    """Networks, method and optimizer of resolved settings, nothing restored yet."""
+def build(settings, folder, source=None, strategy=None):
+    """Networks, method and optimizer of resolved settings, nothing restored yet. strategy: one made before."""
     keras.mixed_precision.set_global_policy(settings.training.precision)
     task = make_task(settings.task)
-    strategy = make_strategy(settings.training)
+    strategy = strategy or strategies.make(settings.training)
     page = METHODS[settings.method.name]
     if page.needs_classes and not task.has_classes:
         others = ", ".join(name for name, other in METHODS.items() if not other.needs_classes)
@@ -217,30 +217,20 @@ def make_optimizer(training, rate, moved):
     )  # fmt: skip
 
 
-def batches(run, start, stop):
-    """The paired batches start..stop-1 of a run, as its method wants them."""
+def spread_batches(run, start, stop):
+    """The paired batches start..stop-1 over the replicas of a run; each worker makes its own shares of them only."""
+    return strategies.spread(run.strategy, lambda *shares: batches(run, start, stop, shares))
+
+
+def batches(run, start, stop, shares=(0, 1, 1)):
+    """The paired batches start..stop-1 of a run, as its method wants them, or shares of them (`paired_stream`)."""
     settings, training = run.settings, run.settings.training
     return paired_stream(
         run.source, seed=settings.seed, start=start, stop=stop, labeled_batch=training.labeled_batch,
         unlabeled_batch=training.unlabeled_batch if run.method.uses_unlabeled else 0,
         strong_views=run.method.strong_views, crop=settings.data.crop, ignore_index=run.task.ignore_index,
-        weak=settings.data.weak.model_dump(), strong=settings.data.strong.model_dump(),
+        weak=settings.data.weak.model_dump(), strong=settings.data.strong.model_dump(), shares=shares,
     )  # fmt: skip
-
-
-def make_strategy(training):
-    """The strategy by its key; "default" is what the machine has: all GPUs if several, else one device."""
-    accelerators = tf.config.list_logical_devices("GPU")
-    devices = accelerators or tf.config.list_logical_devices("CPU")
-    several = len(accelerators) > 1 if training.strategy == "default" else training.strategy == "mirrored"
-    shares = training.accumulate * (len(devices) if several else 1)
-    for key in ("labeled_batch", "unlabeled_batch"):
-        if getattr(training, key) % shares:
-            raise UserError(f"training.{key} is {getattr(training, key)}: make it a multiple of {shares}, the devices "
-                            f"({shares // training.accumulate}) times training.accumulate")  # fmt: skip
-    if not several:
-        return tf.distribute.get_strategy()
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
 def use_xla(settings, replicas):
@@ -264,7 +254,8 @@ def reopen(folder, overrides=(), data=True, original_size=False):
     if not path.is_file():
         raise UserError(f"{folder}: no run there (it has no config.json)")
     settings = resolve(config.load(path, overrides), path)
-    run = build(without_weights(settings), folder, make_source(settings, original_size) if data else None)
+    source = make_source(settings, original_size) if data else None
+    run = build(without_weights(settings), folder, source, strategies.one())  # whatever it was trained on
     run.settings = settings
     if not run.checkpoints.restore():
         raise UserError(f"{folder}: no checkpoint to read in {folder / 'checkpoints'}; train it first")

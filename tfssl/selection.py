@@ -1,6 +1,9 @@
 """The network as it was when it scored best on the held-out images, kept beside the checkpoints."""
 
+import hashlib
 import os
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -14,8 +17,8 @@ class Best:
         self.path = folder / "best.npz"
         self.step, self.score = None, -np.inf
         if self.path.is_file():
-            with np.load(self.path) as file:
-                self.step, self.score = int(file["step"]), float(file["score"])
+            held = self.read()
+            self.step, self.score = int(held["step"]), float(held["score"])
 
     def offer(self, network, step, score):
         """Keep the network if it scores higher than all before."""
@@ -25,15 +28,43 @@ class Best:
         self.path.parent.mkdir(exist_ok=True)
         partial = self.path.with_name(f".partial-{self.path.name}")
         weights = {f"weight_{number}": value for number, value in enumerate(network.get_weights())}
-        np.savez(partial, step=step, score=score, **weights)
+        held = {"step": np.asarray(step), "score": np.asarray(score), **weights}
+        with open(partial, "wb") as file:
+            np.savez(file, sha256=digest(held), **held)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, self.path)
 
     def restore(self, network):
         """Give the network the best weights, if any have been kept."""
         if self.step is None:
             return
-        with np.load(self.path) as file:
-            network.set_weights([file[f"weight_{number}"] for number in range(len(network.weights))])
+        held = self.read()
+        network.set_weights([held[f"weight_{number}"] for number in range(len(network.weights))])
+
+    def read(self):
+        """All that the file holds, if it is what was written."""
+        try:
+            with np.load(self.path) as file:
+                held = {name: file[name] for name in file.files}
+            whole = str(held.pop("sha256")) == digest(held)
+        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile,
+                zlib.error):  # fmt: skip
+            whole = False
+        if not whole:
+            raise UserError(f"{self.path}: is not what was written, and the best network is lost with it; delete that "
+                            "file to ship the best of what comes, or where nothing comes the last")  # fmt: skip
+        return held
+
+
+def digest(arrays):
+    """SHA-256 over names, types, shapes and values."""
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        value = np.ascontiguousarray(arrays[name])
+        found.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+        found.update(value.tobytes())
+    return found.hexdigest()
 
 
 def refuse_reported(source):

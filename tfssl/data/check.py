@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass
 
 import tensorflow as tf
 
-from tfssl.data.files import Finding, inspect
+from tfssl.data.files import MOST_BYTES, Finding, digested, inspect
 from tfssl.errors import UserError
 
-CACHE_FORMAT = f"3, TensorFlow {tf.__version__}"  # another decoder may judge otherwise: forget everything
+CACHE_FORMAT = f"4, TensorFlow {tf.__version__}"  # another decoder may judge otherwise: forget everything
 BYTES = 256  # the values an 8-bit label can have
 CLASSES = tuple(range(BYTES))  # and what they mean where nothing else is said
 NOTHING = BYTES  # what a value means that labels of a dataset do not have
@@ -117,11 +117,14 @@ def _find(role, path, memory):
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             return Finding(problem="is not a file")
+        if status.st_size > MOST_BYTES:
+            return Finding(problem=f"has {status.st_size} bytes, more than {MOST_BYTES // 10**6} million")
         signature = [status.st_size, status.st_mtime_ns]
         finding = memory.recall(role, path, signature)
         if finding is None:
             with open(path, "rb") as file:
-                finding = inspect(file.read(), role)
+                contents = file.read()
+            finding = digested(inspect(contents, role), contents)
             memory.remember(role, path, signature, finding)
         return finding
     except FileNotFoundError:
@@ -223,15 +226,17 @@ def _missing_folder(name, root):
     return None
 
 
-def check(sets, *, root, classes, ignore_index, on_bad_file, colours=(), cache=None):
-    """Check every image and label of `sets` ({name: list of Pair}); return the sets that can be used.
+def check(sets, *, root, classes, ignore_index, on_bad_file, colours=(), kept=(), cache=None):
+    """Check every image and label of `sets` ({name: list of Pair}); return the sets that can be used, and the findings
+    {(role, path): Finding}.
 
     A bad file is one that is missing, not decodable, of the wrong kind or too large; a label also if its
     size is not its image's, if it has a value that is no class (`classes`: their names), or if it is in
     the set "labeled" and ignores every pixel. on_bad_file="fail" raises a UserError whose details name all
     of them; "skip" names them on stderr and leaves their pairs out. Where a whole folder is missing it is
     named in place of its files. colours: of the classes, where the palettes of labels must agree with them.
-    `cache` is a directory.
+    kept: names of files of which none is left out, whatever is found in it: a run that is continued had them in its
+    sets, and passes over them when it comes to them. `cache` is a directory.
     """
     files = {("image", pair.image) for pairs in sets.values() for pair in pairs}
     files |= {("label", pair.label) for pairs in sets.values() for pair in pairs if pair.label is not None}
@@ -240,7 +245,9 @@ def check(sets, *, root, classes, ignore_index, on_bad_file, colours=(), cache=N
     for name, pairs in sets.items():
         usable[name] = []
         for pair in pairs:
-            problems = list(_problems(pair, findings, len(classes), ignore_index, colours, name == "labeled"))
+            known = pair.name in kept and (pair.label_name is None or pair.label_name in kept)
+            must_teach = name == "labeled"
+            problems = [] if known else list(_problems(pair, findings, len(classes), ignore_index, colours, must_teach))
             for file, problem in problems:
                 folder = os.path.dirname(file)
                 if problem == MISSING and folder not in folders:
@@ -265,7 +272,7 @@ def check(sets, *, root, classes, ignore_index, on_bad_file, colours=(), cache=N
         raise UserError("evaluation needs labels, see above", unscored)
     if usable.get("labeled"):
         _judge_classes(usable["labeled"], findings, classes, ignore_index)
-    return usable
+    return usable, findings
 
 
 def _report_skipped(sets, usable, lines):

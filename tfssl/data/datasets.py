@@ -6,12 +6,14 @@ with the dataset will do.
 
 import glob
 import os
-from typing import Literal
+
+import pydantic
 
 from tfssl.data.check import BYTES, NOTHING
 from tfssl.data.examples import Source
+from tfssl.data.faults import Faults
 from tfssl.data.palettes import ADE20K, CITYSCAPES, VOC
-from tfssl.data.split_lists import Layout, Partition, Size, by_patterns, from_lists
+from tfssl.data.split_lists import Layout, OnBadFile, Partition, Size, by_patterns, from_lists
 from tfssl.errors import UserError
 
 IGNORE = 255
@@ -32,7 +34,8 @@ def voc(
     partition: Partition = None,
     labels: str = "SegmentationClassAug",
     size: Size = None,
-    on_bad_file: Literal["fail", "skip"] = "fail",
+    on_bad_file: OnBadFile = "fail",
+    bad_files_limit: pydantic.NonNegativeInt = 10,
 ) -> Source:
     """PASCAL VOC 2012, with SBD where `labels` has its masks: 21 classes.
 
@@ -61,7 +64,7 @@ def voc(
     layout = Layout(by_patterns("JPEGImages/{}.jpg", labels + "/{}.png"), label, split, splits)
     lists = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation, "test": test, "held_out": held_out}
     return from_lists(root, lists, candidates=candidates, partition=partition, layout=layout, size=size, flips=True,
-                      on_bad_file=on_bad_file, **_named(VOC))  # fmt: skip
+                      faults=Faults(on_bad_file, bad_files_limit), **_named(VOC))  # fmt: skip
 
 
 def cityscapes(
@@ -75,7 +78,8 @@ def cityscapes(
     candidates: str | None = None,
     partition: Partition = None,
     size: Size = None,
-    on_bad_file: Literal["fail", "skip"] = "fail",
+    on_bad_file: OnBadFile = "fail",
+    bad_files_limit: pydantic.NonNegativeInt = 10,
 ) -> Source:
     """Cityscapes, leftImg8bit/ with gtFine/: 19 classes.
 
@@ -106,7 +110,7 @@ def cityscapes(
     layout = Layout(complete, label, split, splits)
     lists = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation, "test": test, "held_out": held_out}
     return from_lists(root, lists, candidates=candidates, partition=partition, layout=layout, size=size, flips=True,
-                      on_bad_file=on_bad_file, **_named(CITYSCAPES))  # fmt: skip
+                      faults=Faults(on_bad_file, bad_files_limit), **_named(CITYSCAPES))  # fmt: skip
 
 
 def ade20k(
@@ -120,7 +124,8 @@ def ade20k(
     candidates: str | None = None,
     partition: Partition = None,
     size: Size = None,
-    on_bad_file: Literal["fail", "skip"] = "fail",
+    on_bad_file: OnBadFile = "fail",
+    bad_files_limit: pydantic.NonNegativeInt = 10,
 ) -> Source:
     """ADE20K as of the scene parsing challenge of 2016, images/ with annotations/: 150 classes.
 
@@ -141,7 +146,7 @@ def ade20k(
                     lambda path: (path, meaning), split, splits)  # fmt: skip
     lists = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation, "test": test, "held_out": held_out}
     return from_lists(root, lists, candidates=candidates, partition=partition, layout=layout, size=size, flips=True,
-                      on_bad_file=on_bad_file, **_named(ADE20K))  # fmt: skip
+                      faults=Faults(on_bad_file, bad_files_limit), **_named(ADE20K))  # fmt: skip
 
 
 def _named(colours):

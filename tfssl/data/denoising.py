@@ -15,9 +15,13 @@ import pydantic
 import tensorflow as tf
 from sklearn.datasets import load_sample_images
 
+from tfssl.data import manifest
 from tfssl.data.check import Pair, check
 from tfssl.data.examples import Examples, Source
+from tfssl.data.faults import Faults
 from tfssl.data.files import decode_image
+from tfssl.data.reading import Files, of_files
+from tfssl.data.split_lists import OnBadFile
 from tfssl.errors import UserError
 
 SETS = ("labeled", "held_out", "validation", "test")  # in the order they are dealt; what is left is unlabeled
@@ -38,15 +42,20 @@ def denoising(
     tile: tuple[int, int] = (80, 80),
     photo_seed: int = 0,
     flips: bool = True,
+    on_bad_file: OnBadFile = "fail",
+    bad_files_limit: pydantic.NonNegativeInt = 10,
 ) -> Source:
     """The Source of noisy photographs, for task.name "regression".
 
     folder: JPEG and PNG files, each of which is an example, those in folders below too; null: the embedded tiles.
     sigma: standard deviation of the noise in gray levels of 255. labeled, held_out, validation, test: how many
     photographs each set has; all others are unlabeled. tile: (height, width) of an embedded tile in pixels.
+    on_bad_file, bad_files_limit: of the folder's files, see split_lists.
     """
     counts = dict(zip(SETS, (labeled, held_out, validation, test), strict=True))
-    names, read = _files(folder) if folder else _tiles(tuple(tile))
+    faults = Faults(on_bad_file, bad_files_limit)
+    files, left_out = _files(folder, faults) if folder else (None, ())
+    names, read = ([file.name for file in files], None) if folder else _tiles(tuple(tile))
     if not labeled or not validation or sum(counts.values()) >= len(names):
         wanted = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise UserError(f"data: {wanted}, but there are {len(names)} photographs; labeled and validation need some, "
@@ -56,15 +65,22 @@ def denoising(
     parts["unlabeled"] = dealt[sum(counts.values()) :]
 
     def examples(chosen, with_labels=True):
-        def noisy(index):
-            number = tf.gather(chosen, index)
-            return add_noise(read(number), sigma, [photo_seed, number])
+        called = tuple(names[number] for number in chosen)
 
-        return Examples(tuple(names[number] for number in chosen), noisy,
+        def noisy(clean, index):
+            return add_noise(clean, sigma, [photo_seed, tf.gather(chosen, index)])
+
+        if folder:
+            rows = [(files[number],) for number in chosen]
+            image = lambda content, index: noisy(_decoded(content), index)  # noqa: E731
+            label = (lambda content, index: _decoded(content)) if with_labels else None
+            return of_files(called, Files(rows, faults, image, label), called)
+        return Examples(called, lambda index: noisy(read(tf.gather(chosen, index)), index),
                         (lambda index: read(tf.gather(chosen, index))) if with_labels else None)  # fmt: skip
 
     sets = {name: examples(chosen, name != "unlabeled") for name, chosen in parts.items() if len(chosen)}
-    return Source(**sets, classes=(), palette=(), flips=flips, task="regression", resamples=False)
+    return Source(**sets, classes=(), palette=(), flips=flips, task="regression", resamples=False, faults=faults,
+                  left_out=left_out, origin="" if folder else "photographs of scikit-learn")  # fmt: skip
 
 
 def add_noise(image, sigma, key):
@@ -94,24 +110,27 @@ def _tiles(size):
     return names, lambda number: tf.cast(tf.gather(tiles, number), tf.float32)
 
 
-def _files(folder):
-    """All pictures below a folder, each decoded once to see that it can be: (names, function from a number)."""
+def _files(folder, faults):
+    """All pictures below a folder, each decoded once to see that it can be: (list of File, names of those left out)."""
     if not os.path.isdir(folder):
         raise UserError(f"data.folder {folder} is not a directory; it is relative to where the command runs")
     root = os.path.realpath(folder)
-    paths = sorted(os.path.join(place, name) for place, _, found in os.walk(root) for name in found
-                   if name.lower().endswith(ENDINGS))  # fmt: skip
-    pairs = [Pair(os.path.relpath(path, root), path) for path in paths]
-    if not pairs:
+    names = {os.path.relpath(os.path.join(place, name), root) for place, _, found in os.walk(root) for name in found
+             if name.lower().endswith(ENDINGS)} | manifest.kept_files()  # fmt: skip
+    if not names:
         raise UserError(f"data.folder {folder} has no file that ends in {', '.join(ENDINGS)}")
+    pairs = [Pair(name, os.path.join(root, name)) for name in sorted(names)]
     try:
-        check({"folder": pairs}, root=root, classes=(), ignore_index=255, on_bad_file="fail")
+        usable, findings = check({"folder": pairs}, root=root, classes=(), ignore_index=255,
+                                 on_bad_file="skip" if faults.skips else "fail",
+                                 kept=manifest.kept_files() if faults.skips else ())  # fmt: skip
     except UserError as error:
-        raise UserError(f"data.folder {folder}: {len(error.details)} file(s) cannot be used, named above; mend them "
-                        "or take them out", error.details) from None  # fmt: skip
+        raise UserError(f"data.folder {folder}: {len(error.details)} file(s) cannot be used, named above; mend them, "
+                        'take them out, or set data.on_bad_file to "skip"', error.details) from None  # fmt: skip
+    used = [manifest.file_of(pair.name, pair.image, "image", findings["image", pair.image])
+            for pair in usable["folder"]]  # fmt: skip
+    return used, tuple(sorted(names - {file.name for file in used}))
 
-    def read(number):
-        pixels = decode_image(tf.io.read_file(tf.gather(paths, number)))
-        return tf.ensure_shape(tf.cast(pixels, tf.float32), [None, None, 3])
 
-    return [pair.name for pair in pairs], read
+def _decoded(content):
+    return tf.ensure_shape(tf.cast(decode_image(content), tf.float32), [None, None, 3])

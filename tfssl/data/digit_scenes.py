@@ -63,6 +63,7 @@ def digit_scenes(
         test=examples("test", test_scenes, "test"),
         classes=CLASSES,
         palette=PALETTE,
+        origin="digit_scenes, of the digits and photographs of scikit-learn",
         flips=False,  # a mirrored 2 is not a 2
     )
 

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import tensorflow as tf
 
+from tfssl.data.faults import Faults
 from tfssl.errors import UserError
 
 
@@ -17,16 +18,42 @@ class Examples:
     label(index): int32 [h, w], classes, or float32 [h, w, 3], an image 0..255, at the label's own size; or None
         where there are no labels: an unlabeled set has no way to its labels at all.
     lines: the examples as a list of split_lists names them; None where they are no files.
+    files: the reading.Files of them, which may become bad in the middle of a run; None where they are no files.
     """
 
     names: tuple[str, ...]
     image: Callable
     label: Callable | None = None
     lines: tuple[str, ...] | None = None
+    files: object | None = None
 
     @property
     def count(self):
         return len(self.names)
+
+    def each(self, function, most=None):
+        """Yield function(index) of every example, or of the first `most`, but for those whose files have become bad."""
+        for index in range(self.count if most is None else min(self.count, most)):
+            found = function(index)
+            if self.files is None or self.files.good(index):
+                yield found
+
+    def usable(self):
+        """The indices of those that are not known to have become bad."""
+        return [index for index in range(self.count) if self.files is None or self.files.good(index)]
+
+    def sound(self):
+        """Those examples alone that are not known to have become bad."""
+        kept = self.usable()
+        if len(kept) == self.count:
+            return self
+
+        def of_kept(function):
+            return function and (lambda index: function(tf.gather(tf.constant(kept, tf.int64), index)))
+
+        lines = self.lines and tuple(self.lines[index] for index in kept)
+        names = tuple(self.names[index] for index in kept)
+        return Examples(names, of_kept(self.image), of_kept(self.label), lines)
 
 
 @dataclass(frozen=True)
@@ -36,7 +63,8 @@ class Source:
     flips: whether a mirrored image still means the same. task: the name of the one its labels are for; where they are
     images, classes and palette are empty. resamples: whether images may be scaled and turned; single pixels' noise may
     not, it would be another one then. ignore_index: the value in its labels that is none of the classes, where that is
-    not for the user to say.
+    not for the user to say. origin: what the examples are of, where they are no files. left_out: files of examples that
+    the check before training left out. faults: of the files, see faults.Faults.
     """
 
     labeled: Examples
@@ -50,6 +78,19 @@ class Source:
     task: str = "segmentation"
     resamples: bool = True
     ignore_index: int | None = None
+    origin: str = ""
+    left_out: tuple[str, ...] = ()
+    faults: Faults = field(default_factory=Faults)
+
+    @property
+    def sets(self):
+        """{name: Examples} of those there are."""
+        names = ("labeled", "unlabeled", "validation", "held_out", "test")
+        return {name: examples for name in names if (examples := getattr(self, name)) is not None}
+
+    def sound(self):
+        """The source of those examples alone that are not known to have become bad."""
+        return replace(self, **{name: examples.sound() for name, examples in self.sets.items()})
 
 
 def look(examples, number, classes, ignore_index):

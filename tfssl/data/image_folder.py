@@ -1,14 +1,16 @@
 """A folder of images and one with masks for some of them: what has a mask is labeled, the rest is not."""
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import pydantic
 
+from tfssl.data import manifest
 from tfssl.data.examples import Source
+from tfssl.data.faults import Faults
 from tfssl.data.palettes import colours_of
-from tfssl.data.split_lists import Byte, Layout, Size, folder_of, from_lists, meaning_of
+from tfssl.data.split_lists import Byte, Layout, OnBadFile, Size, folder_of, from_lists, meaning_of
 from tfssl.errors import UserError
 
 ENDINGS = (".png", ".jpg", ".jpeg")
@@ -28,7 +30,8 @@ def image_folder(
     values: dict[Byte, Byte] | None = None,
     size: Size = None,
     flips: bool = True,
-    on_bad_file: Literal["fail", "skip"] = "fail",
+    on_bad_file: OnBadFile = "fail",
+    bad_files_limit: pydantic.NonNegativeInt = 10,
     classes: tuple[str, ...],
     palette: tuple[tuple[int, int, int], ...] | None = None,
     ignore_index: int = 255,
@@ -38,7 +41,7 @@ def image_folder(
     images: JPEG and PNG files. masks: index PNGs of the same names but for the ending, for any part of the images.
     validation, test, held_out: how many of the images with masks each set has, as a share of them below 1, else a
     number; they are dealt out by split_seed. The other images with masks are labeled, those without are unlabeled.
-    values, size, flips, on_bad_file: see split_lists.
+    values, size, flips, on_bad_file, bad_files_limit: see split_lists.
     """
     palette, meaning = colours_of(palette, len(classes)), meaning_of(values, len(classes), ignore_index)
     folder_of(root)
@@ -54,8 +57,8 @@ def image_folder(
     sets["unlabeled"] = [found[name] + "\t" for name in sorted(found.keys() - drawn.keys())] or None
     layout = Layout(label=lambda path: (path, meaning), split=lambda _, name: sets[name])
     lists = {name: name for name, lines in sets.items() if lines}
-    return from_lists(root, lists, layout=layout, size=size, flips=flips, on_bad_file=on_bad_file, classes=classes,
-                      palette=palette, ignore_index=ignore_index)  # fmt: skip
+    return from_lists(root, lists, layout=layout, size=size, flips=flips, faults=Faults(on_bad_file, bad_files_limit),
+                      classes=classes, palette=palette, ignore_index=ignore_index)  # fmt: skip
 
 
 def _files(root, folder, key):
@@ -64,14 +67,14 @@ def _files(root, folder, key):
     if not os.path.isdir(base):
         raise UserError(f"data.{key}: {base} is not a directory; it is relative to data.root")
     found, twice = {}, []
-    for place, _, names in sorted(os.walk(base)):
-        for name in sorted(names):
-            path = os.path.join(place, name)
-            stem, ending = os.path.splitext(os.path.relpath(path, base))
-            if ending.lower() in ENDINGS:
-                if stem in found:
-                    twice.append(f"{os.path.join(base, stem)}: {os.path.splitext(found[stem])[1]} and {ending}")
-                found[stem] = os.path.relpath(path, root)
+    names = {os.path.relpath(os.path.join(place, name), base) for place, _, names in os.walk(base) for name in names}
+    gone = (os.path.relpath(name, folder) for name in manifest.kept_files())  # else all would be dealt out anew
+    for name in sorted(names | {name for name in gone if not name.startswith("..")}):
+        stem, ending = os.path.splitext(name)
+        if ending.lower() in ENDINGS:
+            if stem in found:
+                twice.append(f"{os.path.join(base, stem)}: {os.path.splitext(found[stem])[1]} and {ending}")
+            found[stem] = os.path.relpath(os.path.join(base, name), root)
     if twice:
         raise UserError(f"data.{key}: the files named above differ by their ending alone; rename one", twice)
     if not found:

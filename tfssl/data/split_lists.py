@@ -8,24 +8,23 @@ labels, but they are dropped here, as text: nothing in the program has a way to 
 
 import glob
 import os
-import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import pydantic
-import tensorflow as tf
 
-from tfssl.data.check import BYTES, CLASSES, Pair, check
-from tfssl.data.examples import Examples, Source
-from tfssl.data.files import decode_image, decode_label
+from tfssl.data import manifest
+from tfssl.data.check import BYTES, Pair, check
+from tfssl.data.examples import Source
+from tfssl.data.faults import Faults
+from tfssl.data.overlaps import refuse_overlaps, warn_of_duplicates
 from tfssl.data.palettes import colours_of
+from tfssl.data.reading import examples_of
 from tfssl.errors import UserError, attempt, raise_all
 
-TRAINING, EVALUATION = ("labeled", "unlabeled"), ("validation", "test")
-
 Byte = Annotated[int, pydantic.Field(ge=0, lt=BYTES)]
+OnBadFile = Literal["fail", "skip"]
 Size = tuple[pydantic.PositiveInt, pydantic.PositiveInt] | None
 Partition = Annotated[str, pydantic.Field(coerce_numbers_to_str=True)] | None  # --set data.partition=366 is a number
 
@@ -61,7 +60,8 @@ def split_lists(
     values: dict[Byte, Byte] | None = None,
     size: Size = None,
     flips: bool = True,
-    on_bad_file: Literal["fail", "skip"] = "fail",
+    on_bad_file: OnBadFile = "fail",
+    bad_files_limit: pydantic.NonNegativeInt = 10,
     classes: tuple[str, ...],
     palette: tuple[tuple[int, int, int], ...] | None = None,
     ignore_index: int = 255,
@@ -75,13 +75,15 @@ def split_lists(
     images, labels: the files that a line of one bare name means, as "images/{}.jpg" and "masks/{}.png".
     values: the class that each value of a label means; values that are not named are ignored. None: they are classes.
     size: (height, width) in pixels that every image is resized to; None keeps each image's own.
-    on_bad_file: "fail" or "skip", see tfssl.data.check.check.
+    on_bad_file: "fail" or "skip", see tfssl.data.check.check; of files that become bad in the middle of a run "skip"
+    bears bad_files_limit.
     """
     palette, meaning = colours_of(palette, len(classes)), meaning_of(values, len(classes), ignore_index)
     layout = Layout(complete=by_patterns(images, labels), label=lambda path: (path, meaning))
     lists = {"labeled": labeled, "unlabeled": unlabeled, "validation": validation, "test": test, "held_out": held_out}
     return from_lists(root, lists, candidates=candidates, partition=partition, layout=layout, size=size, flips=flips,
-                      on_bad_file=on_bad_file, classes=classes, palette=palette, ignore_index=ignore_index)  # fmt: skip
+                      faults=Faults(on_bad_file, bad_files_limit), classes=classes, palette=palette,
+                      ignore_index=ignore_index)  # fmt: skip
 
 
 def folder_of(root):
@@ -113,11 +115,12 @@ def by_patterns(images, labels):
     return complete
 
 
-def from_lists(root, lists, *, layout, size, flips, on_bad_file, classes, palette, ignore_index, candidates=None,
+def from_lists(root, lists, *, layout, size, flips, faults, classes, palette, ignore_index, candidates=None,
                partition=None, fixed=False):  # fmt: skip
     """The Source of {set: path of its list, or the name of a split of the layout}; see split_lists.
 
-    fixed: whether the ignored value is the dataset's, not the user's to choose.
+    faults: the Faults of its files, which know what is to be done about bad ones. fixed: whether the ignored value is
+    the dataset's, not the user's to choose.
     """
     root = folder_of(root)
     if candidates is not None:
@@ -133,18 +136,57 @@ def from_lists(root, lists, *, layout, size, flips, on_bad_file, classes, palett
             problems.append(UserError("data.candidates: all of its images are in data.labeled, none is left"))
     named = {name: {pair.image: pair.name for pair in pairs} for name, pairs in sets.items()}
     attempt(problems, refuse_overlaps, named)
-    _warn_of_duplicates(sets)
-    sets = attempt(problems, check, sets, root=root, classes=classes, ignore_index=ignore_index,
-                   on_bad_file=on_bad_file, colours=palette if fixed else ())  # fmt: skip
+    warn_of_duplicates(sets)
+    sets = attempt(problems, _as_begun, root, sets, layout, faults) or sets
+    checked = attempt(problems, check, sets, root=root, classes=classes, ignore_index=ignore_index,
+                      on_bad_file="skip" if faults.skips else "fail", colours=palette if fixed else (),
+                      kept=manifest.kept_files() if faults.skips else ())  # fmt: skip
     raise_all(problems)
-    sets.setdefault("unlabeled", [replace(pair, label=None, label_name=None) for pair in sets["labeled"]])
+    usable, findings = checked
+    left_out = sorted({name for pairs in sets.values() for name in _names(pairs)}
+                      - {name for pairs in usable.values() for name in _names(pairs)})  # fmt: skip
+    usable.setdefault("unlabeled", [replace(pair, label=None, label_name=None) for pair in usable["labeled"]])
     return Source(
-        **{name: _examples(pairs, size) for name, pairs in sets.items()},
+        **{name: examples_of(pairs, [_row(pair, findings) for pair in pairs], faults, size)
+           for name, pairs in usable.items()},
+        faults=faults,
+        left_out=tuple(left_out),
         classes=tuple(classes),
         palette=palette,
         flips=flips,
         ignore_index=ignore_index if fixed else None,
     )
+
+
+def _as_begun(root, sets, layout, faults):
+    """The sets that a run that is continued had, where it passes over what has become bad; else None.
+
+    What is gone would else be in no set, and where files are dealt out to the sets all of them would be others.
+    """
+    if not faults.skips:
+        return None
+    lines = manifest.kept_lines(name for pairs in sets.values() for name in _names(pairs))
+    if lines is None or lines.keys() - {"unlabeled"} != sets.keys() - {"unlabeled"}:
+        return None
+    complaints = []  # none: what was read once can be read again, but for a link that now leads elsewhere
+    again = {name: list(_read_list(root, name, "its manifest", [f"{line}\t" for line in lines[name]], layout,
+                                   complaints)) for name in sets}  # fmt: skip
+    if complaints:
+        raise UserError("the data are not those that this run was begun on, see above", complaints)
+    return again
+
+
+def _names(pairs):
+    """The names of the files of pairs."""
+    return [name for pair in pairs for name in (pair.name, pair.label_name) if name is not None]
+
+
+def _row(pair, findings):
+    """The Files of a pair."""
+    image = manifest.file_of(pair.name, pair.image, "image", findings["image", pair.image])
+    if pair.label is None:
+        return (image,)
+    return image, manifest.file_of(pair.label_name, pair.label, "label", findings["label", pair.label])
 
 
 def _list_paths(root, lists, partition, layout):
@@ -249,48 +291,3 @@ def _outside(root, word, file):
 
 def _is_inside(path, root):
     return path.startswith(os.path.join(root, ""))
-
-
-def refuse_overlaps(sets):
-    """No image is trained on and evaluated on; none of the held-out ones has its label shown in training.
-
-    sets: {name: {what an image is: what it is called}}.
-    """
-    forbidden = [(one, other) for one in TRAINING for other in EVALUATION] + [("labeled", "held_out")]
-    shared = []
-    for one, other in forbidden:
-        both = [name for image, name in sets.get(other, {}).items() if image in sets.get(one, {})]
-        shared += [f"{name}: in data.{one} and data.{other}" for name in both]
-    if shared:
-        raise UserError("training and evaluation share the images named above; take them out of one", shared)
-
-
-def _warn_of_duplicates(sets):
-    """Published lists do hold duplicates, and training bears them: they only count more often."""
-    for name, pairs in sets.items():
-        times = Counter(pair.image for pair in pairs)
-        repeated = {pair.image: pair.name for pair in pairs if times[pair.image] > 1}
-        if repeated:
-            print(f"warning: data.{name} names more than once: {', '.join(repeated.values())}", file=sys.stderr)
-
-
-def _examples(pairs, size):
-    """Examples of checked pairs; without a label function where the pairs have no labels."""
-    images = [pair.image for pair in pairs]
-    labels = [pair.label for pair in pairs]
-    meanings = list(dict.fromkeys(pair.values or CLASSES for pair in pairs))  # two where labels are of two kinds
-    which = [meanings.index(pair.values or CLASSES) for pair in pairs]
-
-    def image(index):
-        pixels = decode_image(tf.io.read_file(tf.gather(images, index)))
-        if size is None:
-            return tf.ensure_shape(tf.cast(pixels, tf.float32), [None, None, 3])
-        return tf.ensure_shape(tf.image.resize(pixels, size, "bilinear", antialias=True), [*size, 3])
-
-    def label(index):
-        contents = tf.io.read_file(tf.gather(labels, index))
-        indices = tf.ensure_shape(tf.numpy_function(decode_label, [contents], tf.int32, stateful=False), [None, None])
-        return indices if meanings == [CLASSES] else tf.gather(tf.gather(meanings, tf.gather(which, index)), indices)
-
-    lines = tuple("\t".join(filter(None, [pair.name, pair.label_name])) for pair in pairs)
-    return Examples(tuple(pair.name for pair in pairs), image, None if labels[0] is None else label, lines)

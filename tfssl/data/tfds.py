@@ -13,8 +13,9 @@ import tensorflow as tf
 
 from tfssl.data.datasets import TRAIN_IDS
 from tfssl.data.examples import Examples, Source, look
+from tfssl.data.overlaps import refuse_overlaps
 from tfssl.data.palettes import ADE20K, CITYSCAPES, colours_of
-from tfssl.data.split_lists import Byte, Size, meaning_of, refuse_overlaps
+from tfssl.data.split_lists import Byte, Size, meaning_of
 from tfssl.errors import UserError, attempt, raise_all
 
 LOOKED_AT = 16  # examples of each set before training: a wrong number of classes shows in them; `check` reads all
@@ -89,7 +90,7 @@ def tfds(
     sets = {name: _examples(records, features, keys, meaning, size, name != "unlabeled")
             for name, records in sets.items()}  # fmt: skip
     _refuse_examples(dataset, sets.values(), len(names), ignore_index)
-    return Source(**sets, classes=names, palette=colours, flips=flips)
+    return Source(**sets, classes=names, palette=colours, flips=flips, origin=f"tfds {builder.info.full_name}")
 
 
 def own_classes(dataset, label, classes, values):

@@ -6,14 +6,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfssl import ema, mixing, optimizers, randomness
+from tfssl import ema, mixing, optimizers, randomness, soundness
 from tfssl.errors import UserError
-from tfssl.methods import parts
+from tfssl.methods import parts, replicas
 from tfssl.methods.gradient_shares import gradient_sizes, last_kernels, share_of
+from tfssl.methods.many_workers import ManyWorkers
 from tfssl.schedules import Polynomial
 
 
-class SemiSupervised(keras.Model):
+class SemiSupervised(ManyWorkers):
     """A Keras model whose `train_step` is a method's update of several networks.
 
     A page sets, as class attributes, what it asks of the others: `learners`, how many networks it is given;
@@ -50,7 +51,9 @@ class SemiSupervised(keras.Model):
         self.parts = 1
         self.roles, self.heads, self.memories, self.further_optimizers = {}, {}, [], {}
         self.shares = tuple(share_of(term) for term in self.terms) if probe_every and len(self.terms) > 1 else ()
-        self.trackers = {name: keras.metrics.Mean(name=name) for name in self.logged}
+        self.trackers = {name: replicas.Mean(name=name) for name in self.logged}
+        self.checked = (*self.terms, "gradients", "batch-norm statistics", "memories")
+        self.faults = keras.Variable(np.zeros(3 + len(self.checked)), trainable=False, dtype="float32", name="faults")
         self.step_function = None
 
     # What a page gives.
@@ -155,47 +158,58 @@ class SemiSupervised(keras.Model):
             return mixing.classmix(key, label, image, *others, **known)
         return mixing.cutmix(key, image, *others) if self.mix == "cutmix" else (image, *others)
 
-    def follow(self, target, source, *options):
-        """ema.follow, once in a step: not after those parts of a batch whose gradients only add up."""
+    def follow(self, target, source, decay, *options):
+        """ema.follow, once in a step: not after those parts of a batch whose gradients only add up. A step that is
+        not finite moves it by nothing."""
         if parts.last():
-            ema.follow(target, source, *options)
+            soundness.remember(target.weights)
+            ema.follow(target, source, soundness.unless_spoiled(tf.cast(decay, tf.float32), 1.0), *options)
 
     def minimize(self, losses, networks, optimizer):
         """One optimizer step on the sum of the loss terms over the trainable variables of `networks`.
 
         losses() returns (terms, extras): a dict of scalars to minimise, and anything else that is wanted outside.
         All it does, teachers' passes and mixing included, is one compiled part under XLA; the all-reduce and the
-        optimizer stay outside of it. The sum is divided once by the number of replicas, because optimizers sum.
+        optimizer stay outside of it. The sum is divided once by the number of replicas, because optimizers sum. Where
+        anything of it is not finite the step leaves no trace (soundness.py).
         """
         variables = [variable for network in networks for variable in network.trainable_variables]
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        count = tf.distribute.get_strategy().num_replicas_in_sync
 
         # of the move's own optimizer: the first one's has counted this step already when a second move begins
         probe = optimizer.iterations % self.probe_every == 0 if self.shares else None
+        judged, before = soundness.current(), soundness.held(soundness.moving_statistics(*networks))
 
         def differentiate():
             with tf.GradientTape(persistent=probe is not None) as tape:
                 terms, extras = losses()
-                total = tf.add_n(list(terms.values())) / replicas
+                total = tf.add_n(list(terms.values())) / count
                 scaled = optimizer.scale_loss(total)
             sizes = {}
             if probe is not None:
                 at = [kernel.value for kernel in last_kernels(networks)]
                 sizes = tf.cond(probe, lambda: gradient_sizes(tape, terms, at), lambda: dict.fromkeys(terms, 0.0))
-            return terms, extras, sizes, tape.gradient(scaled, [variable.value for variable in variables])
+            gradients = tape.gradient(scaled, [variable.value for variable in variables])
+            measured = soundness.measures(networks, gradients, extras, optimizer) if judged else {}
+            return terms, extras, sizes, gradients, measured
 
         if self.xla:
             differentiate = tf.function(differentiate, jit_compile=True)
-        terms, extras, sizes, gradients = differentiate()
-        together = tf.add_n(list(sizes.values())) if sizes else None
-        for term, size in sizes.items():
-            share = tf.math.divide_no_nan(size, together)  # of this move: other moves teach other networks
-            self.trackers[share_of(term)].update_state(share, sample_weight=tf.cast(probe, tf.float32))
-        gradients = parts.summed(gradients)
-        if parts.last():
-            optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        terms, extras, sizes, gradients, measured = differentiate()
         for network in networks:
-            average_statistics(network)
+            replicas.average_statistics(network)
+        if judged:
+            judged.judge({**terms, **measured})
+            judged.unless_sound(lambda: soundness.put_back(before))
+            judged.taken_back_by(lambda: soundness.put_back(before))  # where a later move is not finite
+        together = tf.add_n(list(sizes.values())) if sizes else None  # of this move: others teach other networks
+        shares = {share_of(term): tf.math.divide_no_nan(size, together) for term, size in sizes.items()}
+        self.count(shares, tf.cast(probe, tf.float32) if shares else 1.0)
+        gradients = parts.summed(gradients)
+        if parts.last() and judged:
+            judged.apply(optimizer, gradients, variables)
+        elif parts.last():
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return terms, extras
 
     def own_adam(self, head, rate):
@@ -205,11 +219,18 @@ class SemiSupervised(keras.Model):
         return optimizer
 
     def track(self, terms, **watched):
-        """Log the terms and the watched numbers of this step; what train_step returns."""
-        for name, value in {**terms, **watched}.items():
-            self.trackers[name].update_state(value)
+        """Log the terms and the watched numbers of this step, their means over replicas; what train_step returns."""
+        self.count({**terms, **watched})
         known = {*terms, *watched, *(share_of(term) for term in terms)}
         return {name: self.trackers[name].result() for name in self.logged if name in known}
+
+    def count(self, numbers, weight=1.0):
+        """Take numbers, or rather their means over replicas, into the means that are logged under their names, unless
+        the step is not finite."""
+        for name, value in replicas.mean_of_numbers(numbers).items():
+            tracker, value = self.trackers[name], tf.cast(value, tf.float32)
+            soundness.remember(tracker.variables)
+            tracker.update_state(soundness.unless_spoiled(value, 0.0), soundness.unless_spoiled(weight, 0.0))
 
     # What training uses.
 
@@ -239,11 +260,12 @@ class SemiSupervised(keras.Model):
             self.step_function = function
             self.make_train_function(force=True)
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Nothing: all is built already. Keras 3 would sum a batch over replicas here, and fails on booleans."""
-
     def train_step(self, batch):
-        return self.step_function(batch) if self.parts == 1 else parts.in_parts(self.step_function, batch, self.parts)
+        with soundness.step(self.checked, len(self.optimizers) * self.parts) as judged:
+            once = self.parts == 1
+            logged = self.step_function(batch) if once else parts.in_parts(self.step_function, batch, self.parts)
+            judged.end(self.faults, self.optimizer.iterations)
+        return logged
 
     def call(self, image, training=False):
         return self.deployed(image, training=training)
@@ -257,17 +279,6 @@ def keep_order():
     CPS, direct mutual teaching and CTT a network could be read while it was moved, and two equal runs would part.
     """
     tf.config.optimizer.set_experimental_options({"dependency_optimization": False})
-
-
-def average_statistics(network):
-    """Give all replicas the mean of their batch-norm statistics, so that every network is equal on all of them."""
-    replica = tf.distribute.get_replica_context()
-    moving = [weight for weight in network.non_trainable_weights if weight.dtype.startswith("float")]
-    if replica is None or replica.num_replicas_in_sync == 1 or not moving:  # a head may have no batch norm
-        return
-    means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.convert_to_tensor(weight) for weight in moving])
-    for weight, mean in zip(moving, means, strict=True):
-        weight.assign(mean)
 
 
 def refuse_equal(networks):

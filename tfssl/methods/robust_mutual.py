@@ -88,7 +88,7 @@ class RobustMutual(SemiSupervised):
         if self.prototype_start == "full_pass":
             strategy = self.distribute_strategy
             gather = tf.function(lambda batch: strategy.run(self.gather_prototypes, args=(batch,)))
-            for batch in strategy.experimental_distribute_dataset(batches()):
+            for batch in batches():
                 gather(batch)
 
     # The steps.
