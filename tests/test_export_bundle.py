@@ -27,7 +27,7 @@ FACTS = {
     "name": "segmentation", "version": 3, "task": "segmentation", "classes": CLASSES, "palette": PALETTE,
     "ignore_index": 255, "preprocessing": {"read_at": [360, 480], "views": "the whole image, also mirrored"},
     "method": "robust_mutual", "network": "deeplab_v3_plus", "backbone": "efficientnet_lite0", "weights": "imagenet",
-    "step": 1500, "producer": "tfssl 0.1", "config_sha256": "c" * 64, "data_names_sha256": "d" * 64,
+    "step": 1500, "producer": "tfssl 0.1", "config_sha256": "c" * 64, "data_sha256": "d" * 64,
     "data_source": "split_lists", "images": {"labeled": 12, "unlabeled": 1355},
 }  # fmt: skip
 ROW = {"runtime": "onnxruntime", "height": 33, "width": 47, "max_difference": 3e-6, "agreement": 0.99995}

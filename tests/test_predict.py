@@ -131,9 +131,9 @@ def test_export_publishes_the_next_version(run, capsys):
     assert f"saved_model: {versions / '2'}" in out and f"onnx: {model}" in out
     metrics = read(folder / "metrics.json")
     properties = {entry.key: entry.value for entry in onnx.load(model).metadata_props}
-    stored = {name: json.loads(properties[name]) for name in ("miou", "miou_interval", "data_names_sha256", "images")}
+    stored = {name: json.loads(properties[name]) for name in ("miou", "miou_interval", "data_sha256", "images")}
     assert (stored["miou"], stored["miou_interval"]) == (metrics["miou"], metrics["miou_interval"])
-    assert (stored["data_names_sha256"], stored["images"]) == (metrics["data"]["sha256"], metrics["data"]["images"])
+    assert (stored["data_sha256"], stored["images"]) == (metrics["data"]["sha256"], metrics["data"]["images"])
     assert metrics["data"]["images"] == {"labeled": 4, "unlabeled": 4, "validation": 3, "held_out": 2}
     call(export_main, folder, "--set", "export.saved_model=false")
     assert published(versions) == ["1", "2"] and published(folder / "export" / "onnx") == ["1", "2", "3"]

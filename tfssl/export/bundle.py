@@ -80,8 +80,8 @@ def _what(facts):
 def _data(facts):
     counts = facts.get("images") or {}
     told = ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "not recorded"
-    return (f"## Data\n\nSource: {facts.get('data_source') or 'not recorded'}. Images: {told}. SHA-256 of their names, "
-            f"set by set: {facts.get('data_names_sha256') or 'not recorded'}.")  # fmt: skip
+    return (f"## Data\n\nSource: {facts.get('data_source') or 'not recorded'}. Images: {told}. SHA-256 of all of "
+            f"them, set by set: {facts.get('data_sha256') or 'not recorded'}.")  # fmt: skip
 
 
 def _method(facts):

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 from tfssl import __version__, config, networks, runs
+from tfssl.data import manifest
 from tfssl.export.package import export, views
 from tfssl.export.product import Product
 from tfssl.export.reduced import reducer
@@ -65,7 +66,7 @@ def product_of(run, scores=None):
         "method": settings.method.name, "step": runs.shipped_step(run),
         measure: scores.get(measure), f"{measure}_interval": scores.get(f"{measure}_interval"),
         "data_source": settings.data.source, "images": data.get("images"),
-        "data_names_sha256": data.get("sha256"), "config_sha256": config_digest(settings),
+        "data_sha256": data.get("sha256"), "config_sha256": config_digest(settings),
     }  # fmt: skip
     if run.task.has_classes:
         facts |= {"classes": list(settings.task.classes), "ignore_index": settings.task.ignore_index,
@@ -75,16 +76,11 @@ def product_of(run, scores=None):
 
 def config_digest(settings):
     """SHA-256 of what was trained: config.json without about, evaluation and export, as JSON with sorted keys."""
-    return _digest(settings.model_dump(mode="json", exclude={"about", "evaluation", "export"}))
+    trained = settings.model_dump(mode="json", exclude={"about", "evaluation", "export"})
+    return hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()
 
 
 def data_facts(source):
-    """How many images each set has, and a digest of their names (not of what is in the files)."""
-    sets = {name: examples.names for name in ("labeled", "unlabeled", "validation", "held_out", "test")
-            if (examples := getattr(source, name)) is not None}  # fmt: skip
-    return {"images": {name: len(names) for name, names in sets.items()}, "sha256": _digest(sets)}
-
-
-def _digest(content):
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
+    """How many images each set has, and the digest of all that its files hold (data/manifest.py)."""
+    return {"images": {name: examples.count for name, examples in source.sets.items()},
+            "sha256": manifest.digest(source)}  # fmt: skip
