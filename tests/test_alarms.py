@@ -111,6 +111,7 @@ def test_a_run_whose_pseudo_labels_collapse(faulty):
     assert {"one class in the network", "one class in the pseudo-labels"} <= kinds
 
 
+@pytest.mark.slow
 def test_a_contrast_that_has_not_begun_is_no_fault(faulty):
     """The banks fill slowly; from start_by on it would be one."""
     method = {"name": "cross_teacher", "memory_size": 64, "start_by": 12}

@@ -162,6 +162,7 @@ def test_what_cannot_be_compared(paths, tmp_path, capsys, called):
     assert called == []
 
 
+@pytest.mark.slow
 def test_a_run_that_was_scored_before_its_end_is_not_taken_for_finished(paths, tmp_path, called):
     """Nor one that was scored on other images; and scores under changed settings are none for a comparison."""
     folder = tmp_path / "comparison"
@@ -221,6 +222,7 @@ def test_kill_9_ends_the_training_too_and_the_same_command_goes_on(tmp_path):
     assert "== " + str(folder / "first_0") not in done.stdout and "| second | " in done.stdout
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_ends_the_comparison(tmp_path, capsys):
     with pytest.raises(UserError, match="tfssl.fit nowhere.json ended with status 2, see above"):
         compare.in_a_process("tfssl.fit", "nowhere.json")

@@ -201,6 +201,7 @@ def test_contrast_begins_when_the_banks_of_all_classes_seen_are_full_or_at_a_ste
     assert step(method, batch)["high_2"] > 0
 
 
+@pytest.mark.slow
 def test_few_anchors_stand_for_all():
     """A different draw for each step; its mean is that of all pixels."""
     full, batch = step(quiet(), make_batch()), make_batch()

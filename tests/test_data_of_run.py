@@ -182,6 +182,7 @@ def test_other_data_are_refused(root, tmp_path, monkeypatch, capsys):
         shutil.copytree(good, root)
 
 
+@pytest.mark.slow
 def test_before_the_first_checkpoint_other_data_are_no_fault(root, tmp_path):
     path = prepare(root, tmp_path, "fail")
     fit_and_cut(path, tmp_path / "run", 2)

@@ -80,6 +80,7 @@ def transposes(path):
     return sum(node.op_type == "Transpose" for node in onnx.load(path).graph.node)
 
 
+@pytest.mark.slow
 def test_the_default_network(tmp_path):
     """And OpenVINO reads the graph of predict_uint8 without the detour over ONNX."""
     name, arguments, most = V3_PLUS

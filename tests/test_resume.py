@@ -46,6 +46,7 @@ def root(tmp_path):
 # In process: an exception cuts the run.
 
 
+@pytest.mark.slow
 def test_mutual_learning_cut_in_every_phase_goes_on_to_the_same_bits(root, tmp_path):
     method = MUTUAL | {"prototype_start": "full_pass"}
     path = write_configuration(tmp_path / "run.json", configuration(root, method=method, training=TRAINING))
@@ -71,6 +72,7 @@ def test_a_detector_with_an_optimizer_of_its_own_goes_on_to_the_same_bits(root, 
     assert_same_run(whole, cut)
 
 
+@pytest.mark.slow
 def test_a_term_that_is_zero_is_told_however_often_the_run_is_cut(root, tmp_path):
     training = {"steps": 12, "checkpoint_every": 2, "log_every": 1}
     content = configuration(root, method={"name": "mean_teacher", "consistency_weight": 0}, training=training)
@@ -175,6 +177,7 @@ def directory(path):
     path.mkdir()
 
 
+@pytest.mark.slow
 def test_labels_named_for_unlabeled_images_change_no_bit(root, tmp_path):
     content = configuration(root, method={"name": "robust_mutual", "warm_up": 0}, training={"steps": 4})
     path = write_configuration(tmp_path / "run.json", content)
