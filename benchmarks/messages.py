@@ -36,7 +36,7 @@ def counted():
         return honest["reduce"](self, operation, value, *rest, **named)
 
     def batch_reduce(self, operation, pairs, *rest, **named):
-        found["reduced"] += [size(value) for value, _ in pairs]
+        found["reduced"].append(sum(size(value) for value, _ in pairs))  # packed together
         return honest["batch_reduce"](self, operation, pairs, *rest, **named)
 
     def gather(self, value, *rest, **named):

@@ -75,7 +75,8 @@ def test_a_step_is_that_of_the_whole_batch(parts, two_replicas):
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SOON else pytest.mark.slow)
                                   for name in METHODS])  # fmt: skip
 def test_every_method_takes_it(name, two_replicas):
-    method = synchronized(make_method(name, strategy=two_replicas, rate=0.01))
+    """With what `fit` measures now and then too: the shares of the terms in the gradient."""
+    method = synchronized(make_method(name, strategy=two_replicas, rate=0.01, probe_every=2))
     for seed in range(3):
         assert all(np.isfinite(value) for value in step(method, make_batch(seed=seed)).values()), seed
     assert_equal_on_replicas(method)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfssl import ema, mixing, optimizers, randomness, soundness
 from tfssl.errors import UserError
 from tfssl.methods import parts, replicas
-from tfssl.methods.gradient_shares import gradient_sizes, last_kernels, share_of
+from tfssl.methods.gradient_shares import gradient_sizes, share_of
 from tfssl.methods.many_workers import ManyWorkers
 from tfssl.schedules import Polynomial
 
@@ -185,10 +185,7 @@ class SemiSupervised(ManyWorkers):
                 terms, extras = losses()
                 total = tf.add_n(list(terms.values())) / count
                 scaled = optimizer.scale_loss(total)
-            sizes = {}
-            if probe is not None:
-                at = [kernel.value for kernel in last_kernels(networks)]
-                sizes = tf.cond(probe, lambda: gradient_sizes(tape, terms, at), lambda: dict.fromkeys(terms, 0.0))
+            sizes = gradient_sizes(tape, terms, networks, probe) if probe is not None else {}
             gradients = tape.gradient(scaled, [variable.value for variable in variables])
             measured = soundness.measures(networks, gradients, extras, optimizer) if judged else {}
             return terms, extras, sizes, gradients, measured
