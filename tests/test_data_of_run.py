@@ -148,6 +148,9 @@ def test_what_is_written(root, tmp_path):
     for name, told in found["files"].items():
         content = (root / name).read_bytes()
         assert told == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    source = load(root)  # anybody can make its digest from that file
+    told = json.dumps({key: found[key] for key in ("origin", "sets", "files")}, sort_keys=True)
+    assert hashlib.sha256(told.encode()).hexdigest() == manifest.digest(source)
 
 
 def rewritten(root, name):
@@ -190,6 +193,19 @@ def test_before_the_first_checkpoint_other_data_are_no_fault(root, tmp_path):
     fit_and_cut(path, tmp_path / "run", 2)
     told = json.loads((tmp_path / "run/data.json").read_text())["files"][label_name(2)]
     assert told["bytes"] == (root / label_name(2)).stat().st_size
+
+
+def test_a_finished_run_that_falls_back_is_not_finished_on_other_data(root, tmp_path, capsys):
+    path, folder = prepare(root, tmp_path, "fail"), tmp_path / "run"
+    fit.fit(path, output_dir=folder)
+    newest = max((folder / "checkpoints").glob("*.index"), key=lambda save: save.stat().st_mtime)
+    newest.write_bytes(b"")
+    rewritten(root, label_name(2))
+    for says in (f"1 changed or missing ({label_name(2)})", "data.json: is not what was written"):
+        with pytest.raises(UserError) as refused:
+            fit.fit(path, output_dir=folder)
+        assert says in str(refused.value)
+        (folder / "data.json").write_text("{}")
 
 
 def test_digests(root, tmp_path):

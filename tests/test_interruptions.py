@@ -1,11 +1,14 @@
 """A run that is stopped, killed, frozen, doubled or has no room: what was saved stays, and the same command goes on."""
 
+import errno
+import fcntl
 import os
 import random
 import re
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import time
 
@@ -23,7 +26,7 @@ from tests.runs_for_tests import (
     write_configuration,
     write_data,
 )
-from tfssl import callbacks, errors, fit, folders, runs
+from tfssl import callbacks, checkpoints, errors, fit, folders, interruptions, runs
 from tfssl.checkpoints import Checkpoints
 from tfssl.methods import METHODS
 
@@ -93,6 +96,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(path, tmp_path, monkeypatch,
     for owner, name, when, step in moments:
         with monkeypatch.context() as patch:
             at(patch, owner, name, terminate, when)
+            at(patch, checkpoints, "_sync", terminate, lambda _: interruptions.asked())  # again, while it saves
             assert command(path, cut) == 143
         told = [line for line in capsys.readouterr().err.splitlines() if "SIGTERM" in line]
         assert len(told) == 1 and "the same command goes on" in told[0]
@@ -342,6 +346,27 @@ def fill(disk):
                 pass
         except OSError:
             pass
+
+
+def test_where_a_folder_cannot_be_locked_a_file_in_it_is(tmp_path, monkeypatch, capsys):
+    """As over NFS, where a lock needs what is open for writing; and where nothing can be, that is told."""
+    honest, locks = fcntl.flock, [True]
+
+    def flock(held, how):
+        if stat.S_ISDIR(os.fstat(held).st_mode) or not locks[0]:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        honest(held, how)
+
+    monkeypatch.setattr(folders.fcntl, "flock", flock)
+    with folders.alone_in(tmp_path, "training"):
+        with pytest.raises(errors.UserError, match="is training there"), folders.alone_in(tmp_path, "training"):
+            pass
+        locks[0] = False
+        with folders.alone_in(tmp_path, "training"):
+            assert "its disk knows no locks" in capsys.readouterr().err
+    locks[0] = True
+    with folders.alone_in(tmp_path, "training"):
+        assert capsys.readouterr().err == ""
 
 
 def test_what_is_not_of_the_folder_keeps_its_own_words(tmp_path):

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +151,19 @@ def wait_for_row(folder, step, pair, timeout=300):
 def last_line(folder, index):
     with open(f"{folder}.log{index}") as log:
         return log.read().splitlines()[-1]
+
+
+def test_a_worker_that_waits_for_the_others_can_be_stopped(run, started):
+    path, folder = run
+    alone = terminal(0, [f"127.0.0.1:{port}" for port in free_ports(2)], path, folder)
+    started.append(alone)
+    end = time.monotonic() + 100
+    while "waiting for the worker at 127.0.0.1:" not in Path(f"{folder}.log0").read_text():
+        assert alone.poll() is None and time.monotonic() < end
+        time.sleep(0.1)
+    alone.terminate()
+    assert alone.wait(5) == 143
+    assert last_line(folder, 0).startswith("stopped by SIGTERM, nothing new to save") and not folder.exists()
 
 
 @pytest.mark.slow

@@ -97,6 +97,19 @@ def test_what_one_device_finds_all_obey(name, options, two_replicas):
         np.testing.assert_array_equal(first, second, variable.path)
 
 
+def test_one_replica_of_a_strategy():
+    method = shown("gta", rate=0.02, strategy=tf.distribute.MirroredStrategy(["CPU:0"]))
+    method.enter(0, list)
+    data = iter(stream(method, make_batch(0), spoiled(make_batch(1), "labeled"), make_batch(2)))
+    states = []
+    for _ in range(3):
+        method.train_function(data)
+        method.reset_trackers()
+        states.append(list(everything(method).values()))
+    assert same(states[0], states[1]) and not same(states[1], states[2])
+    assert callbacks.skipped_steps(method)[0] == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mean_teacher", "robust_mutual", "gta"])
 def test_under_xla(name):

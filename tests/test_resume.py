@@ -142,6 +142,26 @@ def test_half_written_rows_and_a_save_without_its_name_are_forgotten(root, tmp_p
 # Two replicas, in processes of their own.
 
 
+def on_two_replicas(*words):
+    words = [sys.executable, "-m", "tests.mirrored_for_tests", *map(str, words)]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_run_on_two_replicas(root, tmp_path):
+    """And the same file on one, of the same strategy."""
+    training = {"steps": 2, "log_every": 1, "evaluate_every": 2, "strategy": "mirrored", "labeled_batch": 2,
+                "unlabeled_batch": 2}  # fmt: skip
+    content = configuration(root, networks=[SEGFORMER], method={"name": "mean_teacher"}, training=training)
+    path = write_configuration(tmp_path / "run.json", content)
+    on_two_replicas(path, tmp_path / "two")
+    one = [sys.executable, "-m", "tfssl.fit", str(path), "--output-dir", str(tmp_path / "one")]
+    done = subprocess.run(one, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("one", "two"):
+        assert [row["step"] for row in table(tmp_path / name / "history.csv")] == ["1", "2"]
+
+
 @pytest.mark.parametrize(
     "xla", [pytest.param(False, marks=pytest.mark.soak), pytest.param(True, marks=pytest.mark.slow)])  # fmt: skip
 def test_a_run_on_two_replicas_scores_exports_and_goes_on_to_the_same_bits(root, tmp_path, xla):
@@ -152,15 +172,10 @@ def test_a_run_on_two_replicas_scores_exports_and_goes_on_to_the_same_bits(root,
     )  # fmt: skip
     path = write_configuration(tmp_path / "run.json", content)
 
-    def call(*words):
-        words = [sys.executable, "-m", "tests.mirrored_for_tests", *map(str, words)]
-        done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    call(path, whole)
-    call(path, cut, 5)
-    call(path, cut)
+    on_two_replicas(path, whole)
+    on_two_replicas(path, cut, 5)
+    on_two_replicas(path, cut)
     assert_same_run(whole, cut)
     assert (cut / "export" / "saved_model" / "1").is_dir() and (cut / "report.html").is_file()
 

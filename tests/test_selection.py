@@ -76,6 +76,13 @@ def test_a_cut_run_goes_on_with_what_was_best(step, path, offered, tmp_path):
     assert_best(runs.reopen(tmp_path / "run").deployed.get_weights(), offered)
 
 
+def test_what_a_run_kept_that_was_cut_before_its_first_save_is_forgotten(path, offered, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "best.npz").write_bytes(b"of another run")
+    fit_and_cut(path, tmp_path / "run", 1)
+    assert not (tmp_path / "run" / "checkpoints" / "best.npz").exists()
+
+
 def test_only_a_higher_score_replaces_the_best(tmp_path):
     best, networks = selection.Best(tmp_path), [tiny_network(seed) for seed in range(3)]
     for step, score in enumerate((0.5, 0.5, 0.4)):

@@ -1,6 +1,9 @@
 """Where the workers are, what each of them makes of a batch, and the mistakes of those who start them."""
 
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,6 +59,9 @@ def test_workers_by_tf_config():
     (tf_config(task=[1]), "task.type is null"),
     (tf_config(task={"type": "worker", "index": 2}), "task.index is 2, but cluster.worker has 2"),
     (tf_config(task={"type": "worker"}), "task.index is null"),
+    (tf_config(task={"type": ["worker"], "index": 0}), 'task.type is ["worker"]'),
+    (tf_config({"worker": ["a:1", "a:99999"]}), '"a:99999", which is no host:port'),
+    (tf_config({"worker": ["a:1", "a:0"]}), '"a:0", which is no host:port'),
 ])  # fmt: skip
 def test_a_tf_config_that_cannot_be(text, says):
     assert says in refused({"TF_CONFIG": text}) and 'write it as {"cluster"' in refused({"TF_CONFIG": text})
@@ -88,6 +94,7 @@ def test_workers_by_slurm(slurm):
 def test_slurm_tasks_that_are_elsewhere(slurm):
     assert "--distribution=block" in refused(slurm(SLURMD_NODENAME="node9"))
     assert "srun" in refused(slurm(SLURM_STEP_TASKS_PER_NODE="some"))
+    assert "SLURM's task 4 is not where" in refused(slurm(SLURM_PROCID="4"))
 
 
 def test_no_tpu(monkeypatch):
@@ -120,6 +127,31 @@ def test_who_is_lost(message, who):
 def test_an_error_of_another_kind_keeps_its_traceback():
     with pytest.raises(tf.errors.InternalError), strategies.lost_workers():
         raise tf.errors.InternalError(None, None, "a bug")
+
+
+@pytest.mark.parametrize("labeled, unlabeled, accumulate, there, used", [
+    (4, 8, 1, 8, 4), (8, 16, 1, 8, 8), (8, 16, 2, 8, 4), (4, 6, 1, 8, 2), (3, 8, 1, 8, 1), (4, 4, 1, 1, 1),
+    (4, 4, 1, 0, 1),
+])  # fmt: skip
+def test_as_many_gpus_as_can_share_a_batch(labeled, unlabeled, accumulate, there, used, capsys):
+    given = training("default", labeled, unlabeled, accumulate)
+    assert strategies.even(given, there) == used
+    told = capsys.readouterr().out
+    assert told == "" if used >= there else f"{used} of {there} GPUs used; for all make training.labeled_batch" in told
+    strategies.refuse_uneven(given, used)
+
+
+def test_a_worker_whose_port_is_taken(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("TF_CONFIG", tf_config({"worker": [f"127.0.0.1:{taken.getsockname()[1]}", "127.0.0.1:1"]},
+                                                  {"type": "worker", "index": 0}))  # fmt: skip
+        code = "from types import SimpleNamespace as N; from tfssl import errors, strategies; errors.run(lambda _: "
+        code += "strategies.make(N(strategy='multi_worker', accumulate=1, labeled_batch=4, unlabeled_batch=4)))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: worker 0 cannot listen at 127.0.0.1:")
 
 
 # Shares of batches.
@@ -179,4 +211,5 @@ def test_the_kubernetes_recipe():
     overrides = [value for name, value in zip(words, words[1:], strict=False) if name == "--set"]
     settings = config.load(LAUNCH.parent / path, overrides)
     assert settings.training.strategy == "multi_worker"
-    assert not settings.training.labeled_batch % workers["replicas"]
+    gpus = workers["replicas"] * container["resources"]["limits"]["nvidia.com/gpu"]
+    strategies.refuse_uneven(settings.training, gpus)

@@ -91,7 +91,7 @@ class Log(keras.callbacks.Callback):
             return
         rate = float(self.run.method.optimizer.learning_rate)
         row = {"step": step, "seconds": f"{self.seconds:.2f}", "learning_rate": f"{rate:.6g}", "skipped": self.skipped}
-        counted = {name: float(tracker.count) for name, tracker in self.run.method.trackers.items()}
+        counted = {name: float(tracker.count.numpy()) for name, tracker in self.run.method.trackers.items()}
         logs = {name: value for name, value in logs.items() if counted[name] or "share" in name}
         self.table.add({**row, **{name: f"{value:.6g}" for name, value in logs.items()}})
         with self.writer.as_default(step):

@@ -14,11 +14,20 @@ MANIFEST = "data.json"
 def make_source(settings, folder):
     """The data of resolved settings; where the folder holds a run that is not finished, as that run had them."""
     path = folder / MANIFEST
-    saved = (folder / "checkpoints").is_dir() and any((folder / "checkpoints").iterdir())
+    saved = any((folder / "checkpoints").glob("ckpt-*.sha256"))
     finished = (folder / "metrics.json").is_file() and (folder / "report.html").is_file()
-    before = config.read_json(path) if saved and not finished and path.is_file() else None
+    before = read(path) if saved and not finished and path.is_file() else None
     with manifest.continuing(before):
         return runs.make_source(settings)
+
+
+def read(path):
+    """A manifest that is there, with all that one has."""
+    content = config.read_json(path)
+    if not isinstance(content, dict) or not content.keys() >= manifest.KEYS:
+        raise UserError(f"{path}: is not what was written; choose another --output-dir, or delete that file if the "
+                        "data are those that the run began with")  # fmt: skip
+    return content
 
 
 def hold(run, continued):
@@ -27,7 +36,7 @@ def hold(run, continued):
     run.source.faults.begin(run.folder, run.step if continued else None)
     if continued and path.is_file():
         try:
-            manifest.compare(config.read_json(path), run.source)
+            manifest.compare(read(path), run.source)
         except UserError as error:
             raise UserError(f"{run.folder}: {error}") from None
     else:

@@ -28,6 +28,7 @@ from tfssl import (
     interruptions,
     report,
     runs,
+    selection,
     strategies,
 )
 from tfssl.alarms import Alarms
@@ -59,6 +60,8 @@ def fit(path, overrides=(), output_dir=None):
             export_what_is_lacking(run)
             return folder
         data_of_run.hold(run, restored)
+        if not restored:  # what was cut before its first save begins anew
+            selection.forget(run.checkpoints.folder)
         if restored:
             print(f"{folder}: going on after step {run.step} of {settings.training.steps}")
         print(f"{settings.training.steps} steps on {source.labeled.count} labeled and {source.unlabeled.count} "

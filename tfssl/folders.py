@@ -42,13 +42,22 @@ def claim(folder, settings):
 @contextlib.contextmanager
 def alone_in(folder, doing):
     """Keep all other processes that ask for it out of a folder, until the block or this process ends."""
-    with _writing_to(folder):
-        held = os.open(folder, os.O_RDONLY)
-    try:
-        _lock(folder, held, doing)
+    with _writing_to(folder), contextlib.ExitStack() as opened:
+        held = _open(opened, folder, os.O_RDONLY)
+        if not _lock(folder, held, doing):  # over NFS only what is open for writing can be locked, so no folder
+            held = _open(opened, folder / ".lock", os.O_RDWR | os.O_CREAT)
+            if not _lock(folder, held, doing):
+                print(f"warning: {folder}: its disk knows no locks; see that nothing else is {doing} there",
+                      file=sys.stderr)  # fmt: skip
+        opened = opened.pop_all()
+    with opened:
         yield
-    finally:
-        os.close(held)
+
+
+def _open(stack, path, flags):
+    held = os.open(path, flags, 0o666)
+    stack.callback(os.close, held)
+    return held
 
 
 def make_folder(folder):
@@ -89,14 +98,15 @@ def _unwritable(error, folder):
 
 
 def _lock(folder, held, doing):
-    """Keep all other processes out, until the folder's descriptor `held` is closed or this process ends."""
+    """Keep all other processes out, until the descriptor `held` is closed; False where the disk cannot."""
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         instead = ", or choose --output-dir" if doing == "training" else ""
         raise UserError(f"{folder}: another process is {doing} there; wait{instead}") from None
     except OSError:
-        print(f"warning: {folder}: its disk knows no locks; see that nothing else is {doing} there", file=sys.stderr)
+        return False
+    return True
 
 
 def refuse_change(folder, before, now):

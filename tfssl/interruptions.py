@@ -50,8 +50,9 @@ def ask():
 
 
 def _ask(*_):
+    first = not asked()
     ask()
-    if _state["breakable"] > 0:
+    if _state["breakable"] > 0 and first:  # asked again, as some schedulers do, it goes on with what it does to end
         raise Terminated
 
 

@@ -9,12 +9,14 @@ import numpy as np
 
 from tfssl.errors import UserError
 
+BEST = "best.npz"
+
 
 class Best:
     """The best weights so far of one network, in a file that is always whole."""
 
     def __init__(self, folder):
-        self.path = folder / "best.npz"
+        self.path = folder / BEST
         self.step, self.score = None, -np.inf
         if self.path.is_file():
             held = self.read()
@@ -55,6 +57,11 @@ class Best:
             raise UserError(f"{self.path}: is not what was written, and the best network is lost with it; delete that "
                             "file to ship the best of what comes, or where nothing comes the last")  # fmt: skip
         return held
+
+
+def forget(folder):
+    """Remove what an earlier run has kept there."""
+    (folder / BEST).unlink(missing_ok=True)
 
 
 def digest(arrays):

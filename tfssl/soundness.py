@@ -158,7 +158,7 @@ def _nothing(*_):
 def _either(condition, act, instead, values):
     """act(values) or instead(values) on all replicas; what they do may go across replicas, so the condition does."""
     replica = tf.distribute.get_replica_context()
-    if replica.num_replicas_in_sync == 1 or tf.__internal__.distribute.strategy_supports_no_merge_call():
+    if not tf.distribute.has_strategy() or tf.__internal__.distribute.strategy_supports_no_merge_call():
         tf.cond(condition, lambda: _nothing(act(values)), lambda: _nothing(instead(values)))
         return
 

@@ -1,15 +1,19 @@
 """Which devices share a step: the strategy of a run by `training.strategy`, and who does what among several workers.
 
-"default" is what the machine has: all GPUs if several, else one device; "one" one device; "mirrored" all GPUs, else all
-logical CPUs; "multi_worker" the processes that TF_CONFIG names, or those of a SLURM job step, each with all its GPUs or
-one CPU; "tpu" the cores of one TPU. The first worker is the chief: it alone writes the run's folder.
+"default" is what the machine has: of several GPUs as many as can share the batches evenly, else one device; "one" one
+device; "mirrored" all GPUs, else all logical CPUs; "multi_worker" the processes that TF_CONFIG names, or those of a
+SLURM job step, each with all its GPUs or one CPU; "tpu" the cores of one TPU. The first worker is the chief: it alone
+writes the run's folder.
 """
 
 import contextlib
 import json
+import math
 import os
 import re
+import socket
 import sys
+import time
 
 import tensorflow as tf
 
@@ -25,17 +29,28 @@ def make(training):
     if training.strategy == "multi_worker":
         cluster = cluster_of(os.environ)
         refuse_uneven(training, workers_of(cluster.cluster_spec()) * max(1, cluster.num_accelerators()["GPU"]))
-        with lost_workers():
-            strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
+        strategy = meet_workers(cluster)
         strategy.extended.experimental_enable_get_next_as_optional = False  # or batches have no known size
         return strategy
     if training.strategy == "tpu":
         return _make_even(training, tf.distribute.TPUStrategy(tpu_of(os.environ)))
     accelerators = tf.config.list_logical_devices("GPU")
     devices = accelerators or tf.config.list_logical_devices("CPU")
-    several = len(accelerators) > 1 if training.strategy == "default" else training.strategy == "mirrored"
+    if training.strategy == "default":
+        devices = devices[: even(training, len(accelerators))]
+    several = len(devices) > 1 if training.strategy == "default" else training.strategy == "mirrored"
     refuse_uneven(training, len(devices) if several else 1)
     return tf.distribute.MirroredStrategy([device.name for device in devices]) if several else one()
+
+
+def even(training, there):
+    """How many of so many GPUs can share the batches: all, or as many as divide them, and then it is told."""
+    both = math.gcd(training.labeled_batch, training.unlabeled_batch)
+    used = next((count for count in range(there, 1, -1) if both % (count * training.accumulate) == 0), 1)
+    if used < there:
+        batches = f"training.labeled_batch ({training.labeled_batch}) and unlabeled_batch ({training.unlabeled_batch})"
+        print(f"{used} of {there} GPUs used; for all make {batches} multiples of {there * training.accumulate}")
+    return used
 
 
 def one():
@@ -58,6 +73,41 @@ def refuse_uneven(training, replicas):
 
 
 # The cluster.
+
+
+def meet_workers(cluster):
+    """The strategy of all workers of a cluster, when all have started.
+
+    Waited for here and not in TensorFlow, which hears neither SIGTERM nor Ctrl-C meanwhile.
+    """
+    addresses = cluster.cluster_spec().as_dict()
+    own = addresses[cluster.task_type][cluster.task_id]
+    try:
+        wait_for([address for job in addresses.values() for address in job if address != own], own)
+    except OSError as error:
+        raise UserError(f"{cluster.task_type} {cluster.task_id} cannot listen at {own} ({error.strerror}): is a worker "
+                        "still running there? Choose another port") from None  # fmt: skip
+    with lost_workers():
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
+
+
+def wait_for(others, own):
+    """Listen at the port of `own` until each of the other addresses has answered."""
+    both = {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
+    with socket.create_server(("", int(own.rpartition(":")[2])), backlog=len(others) + 8, **both):
+        for address in others:
+            if not answers(address):
+                print(f"waiting for the worker at {address}", flush=True)
+            while not answers(address):
+                time.sleep(0.2)
+
+
+def answers(address):
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError):  # none is there yet, or its name is not known yet
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        return True
+    return False
 
 
 def cluster_of(environment):
@@ -95,7 +145,7 @@ def told_by_tf_config(text):
         if not isinstance(addresses, list) or not addresses:
             refuse(f"cluster.{job} is no list of addresses")
         for address in addresses:
-            if not isinstance(address, str) or not re.fullmatch(r".+:\d{1,5}", address):
+            if not is_address(address):
                 refuse(f"cluster.{job} holds {json.dumps(address)}, which is no host:port")
     addresses = [address for job in cluster for address in cluster[job]]
     if len(set(addresses)) < len(addresses):
@@ -104,13 +154,19 @@ def told_by_tf_config(text):
         refuse("there is one chief only")
     task = content.get("task")
     job, index = (task.get("type"), task.get("index")) if isinstance(task, dict) else (None, None)
-    if job not in cluster:
+    if not isinstance(job, str) or job not in cluster:
         refuse(f"task.type is {json.dumps(job)}, which is no job of cluster")
     if isinstance(index, str) and index.isdecimal():  # as some launchers write it
         index = int(index)
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(cluster[job]):
         refuse(f"task.index is {json.dumps(index)}, but cluster.{job} has {len(cluster[job])}")
     return cluster, job, index
+
+
+def is_address(text):
+    """Whether it is host:port, the port one that there is."""
+    found = re.fullmatch(r".+:(\d{1,5})", text) if isinstance(text, str) else None
+    return found is not None and 0 < int(found[1]) < 1 << 16
 
 
 def told_by_slurm(environment):
@@ -132,7 +188,7 @@ def told_by_slurm(environment):
     addresses = [address for host in listed for address in found if address.rpartition(":")[0] == host]
     index = int(environment["SLURM_PROCID"])
     here = environment.get("SLURMD_NODENAME")
-    if len(addresses) != sum(tasks.values()) or here and addresses[index].rpartition(":")[0] != here:
+    if not index < len(addresses) == sum(tasks.values()) or here and addresses[index].rpartition(":")[0] != here:
         raise UserError(f"SLURM's task {index} is not where its list of hosts has it; start all with "
                         "srun --distribution=block, as in launch/slurm.sh")  # fmt: skip
     return {"worker": addresses}, "worker", index

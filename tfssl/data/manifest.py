@@ -12,6 +12,7 @@ from tfssl.data.reading import File
 from tfssl.errors import UserError
 
 MOST_NAMED = 3  # files in one line
+KEYS = {"origin", "images", "sets", "files", "left_out"}
 
 # The manifest of the run that is continued. Not an argument: a source's arguments are the keys of the configuration.
 _CONTINUED = contextvars.ContextVar("continued", default=None)
@@ -80,7 +81,8 @@ def compare(before, source):
     Where bad files are passed over, as many may have become others as there may be bad ones.
     """
     now, faults = of(source), source.faults
-    changed = {file.name for file in _files(source) if file.crc32 is None} - faults.since.keys()
+    changed = {file.name for file in _files(source) if file.crc32 is None or is_other(before, file)}
+    changed -= faults.since.keys()
     differences = {
         "changed or missing": sorted(changed) if len(changed) + len(faults.since) > faults.limit else [],
         "missing": sorted(before["files"].keys() - now["files"].keys()),
@@ -97,6 +99,11 @@ def compare(before, source):
             raise UserError(f"data.{name} names other examples, or in another order, than when this run began "
                             f"({counts[0]} then, {counts[1]} now); bring the list back, or choose another "
                             "--output-dir")  # fmt: skip
+
+
+def is_other(before, file):
+    """Whether a manifest has a file of this name that held something else."""
+    return file.name in before["files"] and before["files"][file.name]["sha256"] != file.sha256
 
 
 def _files(source):
