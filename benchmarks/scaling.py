@@ -43,13 +43,13 @@ def batches(value):
 
 
 QUANTITIES = {
-    "classes": Quantity("classes", (2, 5, 11, 21, 60, 150), lambda value: queues(1000)),
-    "pixels": Quantity("pixels of a crop", (64**2, 96**2, 128**2, 192**2, 256**2),
+    "classes": Quantity("classes", (2, 11, 21, 60, 150), lambda value: queues(1000)),
+    "pixels": Quantity("pixels of a crop", (64**2, 128**2, 256**2),
                        lambda value: [f"data.crop=[{math.isqrt(value)},{math.isqrt(value)}]"]),
-    "batch": Quantity("labeled, and as many unlabeled, images", (2, 4, 8, 16), batches),
+    "batch": Quantity("labeled, and as many unlabeled, images", (2, 4, 8), batches),
     "replicas": Quantity("replicas with 2 and 2 images each", (1, 2, 4),
                          lambda value: [*batches(2 * value), "training.strategy=mirrored"]),
-    "queue": Quantity("keys a class", (1000, 3000, 10_000, 30_000, 100_000), queues),
+    "queue": Quantity("keys a class", (1000, 10_000, 100_000), queues),
     "images": Quantity("images, by index alone", (100, 1000, 10_000, 100_000, 1_000_000)),
 }  # fmt: skip
 

@@ -237,20 +237,45 @@ SRUN = """#!/bin/sh
 shift 2
 export SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NODELIST=localhost SLURM_STEP_TASKS_PER_NODE=2
 SLURM_PROCID=1 "$@" > "$SCRATCH/log1" 2>&1 &
-SLURM_PROCID=0 "$@" || exit $?
+SLURM_PROCID=0 "$@"
+first=$?
 wait $!
+second=$?
+[ $first -lt $second ] || exit $first
+exit $second
+"""
+WORKER = """#!/bin/sh
+[ "$SLURM_PROCID" = 0 ] && exit $FIRST
+exit $SECOND
 """
 
 
-def in_slurm(path, folder, scratch):
-    """launch/slurm.sh with a stand-in for srun."""
+@pytest.mark.parametrize("first, second, ends, again", [
+    (0, 0, 0, False), (138, 137, 138, True), (143, 143, 143, True), (2, 138, 2, False), (138, 2, 2, False),
+    (1, 138, 138, True)])  # fmt: skip
+def test_what_slurm_begins_again(first, second, ends, again, tmp_path):
+    scratch = tmp_path / "scratch"
     scratch.mkdir()
-    srun = scratch / "srun"
-    srun.write_text(SRUN)
-    srun.chmod(srun.stat().st_mode | stat.S_IXUSR)
+    executable(scratch / "scontrol", 'echo "$@" > "$SCRATCH/requeued"\n')
+    worker = executable(scratch / "worker", WORKER)
+    words = {"PYTHON": str(worker), "FIRST": str(first), "SECOND": str(second)}
+    assert in_slurm("config.json", tmp_path / "run", scratch, **words).returncode == ends
+    assert (scratch / "requeued").is_file() == again and not list(PROJECT.glob("*.mistake"))
+
+
+def executable(path, text):
+    path.write_text(text if text.startswith("#!") else f"#!/bin/sh\n{text}")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def in_slurm(path, folder, scratch, **words):
+    """launch/slurm.sh with a stand-in for srun."""
+    scratch.mkdir(exist_ok=True)
+    executable(scratch / "srun", SRUN)
     environment = {**os.environ, "PATH": f"{scratch}:{os.environ['PATH']}", "SLURM_JOB_ID": str(os.getpid()),
                    "PYTHON": sys.executable, "SCRATCH": str(scratch), "TF_CPP_MIN_LOG_LEVEL": "2",
-                   "TFSSL_CACHE": str(folder.parent / "cache")}  # fmt: skip
+                   "TFSSL_CACHE": str(folder.parent / "cache"), **words}  # fmt: skip
     return subprocess.run(["bash", "launch/slurm.sh", str(path), "--output-dir", str(folder)], cwd=PROJECT,
                           env=environment, capture_output=True, text=True, timeout=600)  # fmt: skip
 
