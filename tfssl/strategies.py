@@ -266,7 +266,10 @@ def shared(strategy):
 
     @tf.function
     def counted(flags):
-        return strategy.run(lambda: tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, flags))
+        def on_each():  # where the flags come from has no device by name, and a sum goes where its part is
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(flags))
+
+        return strategy.run(on_each)
 
     def on_any(flags):
         found = strategy.experimental_local_results(counted(tf.constant(flags, tf.float32)))[0]
