@@ -8,6 +8,7 @@ that their work grows with their number.
 """
 
 import argparse
+import csv
 import json
 import math
 import resource
@@ -116,18 +117,41 @@ def timed(function):
     return statistics.median(times[2:])
 
 
-def measure(quantity):
-    """[{"value", "seconds", "megabytes", "order": of time, "memory_order"}], each point in a process of its own."""
+def measure(quantity, path):
+    """[{"value", "seconds", "megabytes", "order": of time, "memory_order"}], each in a process of its own, but for
+    those that a table at `path` has already."""
     rows = []
     for value in QUANTITIES[quantity].values:
-        command = [sys.executable, "-m", "benchmarks.scaling", "--point", quantity, str(value)]
-        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-        row = {"quantity": quantity, "value": value, **json.loads(found.splitlines()[-1])}
+        row = measured(path).get((quantity, value)) or measure_point(quantity, value, path)
         if rows:
             row["order"], row["memory_order"] = (slope(rows[-1], row, key) for key in ("seconds", "megabytes"))
         rows.append(row)
         print(line(row), flush=True)
     return rows
+
+
+def measure_point(quantity, value, path):
+    command = [sys.executable, "-m", "benchmarks.scaling", "--point", quantity, str(value)]
+    found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    row = {"quantity": quantity, "value": value, **json.loads(found.splitlines()[-1])}
+    begun = path.is_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", newline="") as file:
+        table = csv.DictWriter(file, row)
+        if not begun:
+            table.writeheader()
+        table.writerow(row)
+    return row
+
+
+def measured(path):
+    """{(quantity, value): row} of a table of points."""
+    if not path.is_file():
+        return {}
+    with open(path, newline="") as file:
+        rows = [{"quantity": row["quantity"], "value": int(row["value"]), "seconds": float(row["seconds"]),
+                 "megabytes": float(row["megabytes"])} for row in csv.DictReader(file)]  # fmt: skip
+    return {(row["quantity"], row["value"]): row for row in rows}
 
 
 def slope(before, after, key):
@@ -165,6 +189,8 @@ def main(arguments=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("quantities", nargs="*", metavar="QUANTITY", help=f"of {', '.join(QUANTITIES)}; all by default")
     parser.add_argument("--point", nargs=2, metavar=("QUANTITY", "VALUE"), help="one point, in this process")
+    parser.add_argument("--points", type=Path, default=Path("runs/scaling.csv"),
+                        help="the table of points; those it has already are not measured again")  # fmt: skip
     parser.add_argument("--figure", type=Path, default=Path("runs/scaling.png"))
     given = parser.parse_args(arguments)
     if given.point:
@@ -174,7 +200,7 @@ def main(arguments=None):
     if unknown:
         raise errors.UserError(f"{', '.join(sorted(unknown))}: no such quantity; there are {', '.join(QUANTITIES)}")
     print("| quantity | value | step, ms | order | memory, MB | order |\n|---|---|---|---|---|---|", flush=True)
-    rows = [row for quantity in given.quantities or QUANTITIES for row in measure(quantity)]
+    rows = [row for quantity in given.quantities or QUANTITIES for row in measure(quantity, given.points)]
     given.figure.parent.mkdir(parents=True, exist_ok=True)
     draw(rows, given.figure)
     print(f"\nfigure: {given.figure}")
