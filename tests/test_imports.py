@@ -11,7 +11,7 @@ ROOT = Path(tfssl.__file__).parent
 
 # From the ground up. A module may import what stands on a lower line, and its own package; nothing else of ours.
 LAYERS = [
-    ["errors", "interruptions", "kinds", "randomness", "resizing", "soundness", "tables"],
+    ["disk", "errors", "interruptions", "kinds", "randomness", "resizing", "soundness", "tables"],
     ["serve"],  # a command that needs a SavedModel and nothing else of ours
     ["losses", "ema", "mixing", "memory", "heads", "schedules", "config", "optimizers", "checkpoints", "pictures",
      "figures", "data", "networks", "measures", "protocols", "selection", "strategies"],

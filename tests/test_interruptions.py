@@ -26,7 +26,7 @@ from tests.runs_for_tests import (
     write_configuration,
     write_data,
 )
-from tfssl import callbacks, checkpoints, errors, fit, folders, interruptions, runs
+from tfssl import callbacks, disk, errors, fit, folders, interruptions, runs
 from tfssl.checkpoints import Checkpoints
 from tfssl.methods import METHODS
 
@@ -96,7 +96,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(path, tmp_path, monkeypatch,
     for owner, name, when, step in moments:
         with monkeypatch.context() as patch:
             at(patch, owner, name, terminate, when)
-            at(patch, checkpoints, "_sync", terminate, lambda _: interruptions.asked())  # again, while it saves
+            at(patch, disk, "flush", terminate, lambda _: interruptions.asked())  # again, while it saves
             assert command(path, cut) == 143
         told = [line for line in capsys.readouterr().err.splitlines() if "SIGTERM" in line]
         assert len(told) == 1 and "the same command goes on" in told[0]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.exports_for_tests import product, tiny_network
-from tfssl import errors, folders
+from tfssl import disk, errors, folders
 from tfssl.errors import UserError
 from tfssl.export import bundle, c_api, export, package
 from tfssl.export.structured import structured_images
@@ -152,8 +152,8 @@ def test_permissions_are_told_in_one_line(quick, made, tmp_path, capsys):
 
 def test_everything_is_on_the_disk_before_its_number_is(quick, made, tmp_path, monkeypatch):
     """Else a power cut leaves a number with empty files below it: all is flushed, then renamed, then the name."""
-    flush, replace, events = package.publish.__globals__["_flush"], os.replace, []
-    monkeypatch.setitem(package.publish.__globals__, "_flush", lambda path: (events.append(path), flush(path)))
+    flush, replace, events = disk.flush, os.replace, []
+    monkeypatch.setattr(disk, "flush", lambda path: (events.append(path), flush(path)))
     monkeypatch.setattr(os, "replace", lambda part, place: (events.append((part, place)), replace(part, place)))
     export(made, tmp_path, onnx=False)
     at = next(n for n, event in enumerate(events) if isinstance(event, tuple) and event[1].name == "1")

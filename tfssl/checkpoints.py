@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tfssl import disk
 from tfssl.errors import UserError
 
 KEPT = 2  # the newest, and the one before it in case the newest is damaged
@@ -104,7 +105,7 @@ class Checkpoints:
         lines += ["last_preserved_timestamp: 0.0\n"]
         partial = self.folder / f".{STATE}.partial"
         partial.write_text("".join(lines), encoding="ascii")
-        _sync(partial)
+        disk.flush(partial)
         os.replace(partial, self.folder / STATE)
 
     def remove_all_but(self, steps):
@@ -131,12 +132,12 @@ def write_manifest(prefix):
     folder, _, name = prefix.rpartition("/")
     folder, step = Path(folder), int(name.rpartition("-")[2])
     for path in folder.glob(f"ckpt-{step}.*"):
-        _sync(path)
+        disk.flush(path)
     partial = folder / f"ckpt-{step}.sha256.partial"
     partial.write_text(manifest_of(folder, step), encoding="ascii")
-    _sync(partial)
+    disk.flush(partial)
     os.replace(partial, folder / f"ckpt-{step}.sha256")
-    _sync(folder)
+    disk.flush(folder)
 
 
 def damage(folder, step):
@@ -177,12 +178,3 @@ def state_damage(folder):
         known = None
     if known is None or not named(folder) or known.model_checkpoint_path != str(folder / f"ckpt-{named(folder)[-1]}"):
         return "is not what was written"
-
-
-def _sync(path):
-    """Wait until a file, or what a folder lists, is on the disk."""
-    held = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(held)
-    finally:
-        os.close(held)

@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 
+from tfssl import disk
 from tfssl.errors import UserError
 
 BEST = "best.npz"
@@ -33,8 +34,7 @@ class Best:
         held = {"step": np.asarray(step), "score": np.asarray(score), **weights}
         with open(partial, "wb") as file:
             np.savez(file, sha256=digest(held), **held)
-            file.flush()
-            os.fsync(file.fileno())
+        disk.flush(partial)
         os.replace(partial, self.path)
 
     def restore(self, network):

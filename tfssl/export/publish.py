@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from tfssl import folders
+from tfssl import disk, folders
 from tfssl.errors import UserError
 
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
@@ -63,19 +63,10 @@ def publish(part, destination):
     try:
         destination.parent.mkdir(exist_ok=True)
         for path in [*part.rglob("*"), part] if part.is_dir() else [part]:
-            _flush(path)
+            disk.flush(path)
         if part.is_dir() and destination.exists():  # an empty folder would be replaced without a word
             raise FileExistsError(None, "it is there already")
         os.replace(part, destination)
-        _flush(destination.parent)
+        disk.flush(destination.parent)
     except OSError as error:
         raise UserError(f"{destination}: cannot publish the export there ({error.strerror})") from error
-
-
-def _flush(path):
-    """Wait until a file or a folder's list of names is on the disk."""
-    held = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(held)
-    finally:
-        os.close(held)
