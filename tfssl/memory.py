@@ -109,7 +109,7 @@ class ClassQueues(keras.layers.Layer):
 
         Under a strategy every replica first gathers the keys of all, replica after replica, so all hold the same.
         """
-        replica = tf.distribute.get_replica_context()
+        replica, keys = tf.distribute.get_replica_context(), tf.cast(keys, tf.float32)  # no gathering in bfloat16
         if replica is not None and replica.num_replicas_in_sync > 1:
             count = keys.shape[1] * replica.num_replicas_in_sync
             keys, present = replica.all_gather([keys, tf.cast(present, tf.float32)], axis=1)
@@ -120,7 +120,7 @@ class ClassQueues(keras.layers.Layer):
         order = tf.cumsum(tf.cast(present, tf.int32), axis=1, exclusive=True)
         row = self.first[:, None] + (self.next[:, None] + order) % self.capacity[:, None]
         row = tf.where(present, row, self.value.shape[0] - 1)
-        keys = tf.where(present[..., None], tf.cast(keys, tf.float32), 0.0)
+        keys = tf.where(present[..., None], keys, 0.0)
         soundness.remember_rows(self.value, row)
         soundness.remember([self.filled, self.next])
         # A mirrored variable knows no scatter_update, the part of this replica does.
