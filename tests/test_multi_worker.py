@@ -95,7 +95,8 @@ def test_two_workers_are_two_halves_in_turn_in_every_method(tmp_path):
 @pytest.mark.soak
 @every_method
 def test_equal_weights_and_queues_after_fifty_steps(name, tmp_path):
-    assert_equal_after(50, *on_workers(tmp_path, [["checksums_after", name, 50]]))  # fmt: skip
+    (one,), (other,) = on_workers(tmp_path, [["checksums_after", name, 50]])
+    assert_equal_after(50, one, other)
 
 
 # Runs, by the recipes of launch/.
