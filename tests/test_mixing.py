@@ -219,3 +219,39 @@ def test_classes_are_drawn_for_each_image_and_from_the_key():
 def test_classmix_needs_two_images():
     with pytest.raises(UserError, match="training.unlabeled_batch"):
         mixing.classmix(key(0), some_labels(2)[:1], *numbered(1, 12, 12), classes=6)
+
+
+def test_paste_puts_half_of_the_classes_of_a_labeled_image_on_each_and_tells_their_label():
+    draw = np.random.default_rng(0)
+    label = np.where(draw.random((2, 24, 32)) < 0.1, 255, draw.integers(5, size=(2, 24, 32)))
+    source = 1000.0 + np.arange(2).reshape(2, 1, 1, 1) + np.zeros((2, 24, 32, 3))
+    image, told, weight = numbered(4, 24, 32, first=10)
+    sure, probability = told < 0, tf.one_hot(tf.zeros_like(told), 5)
+    given = [tf.constant(source, tf.float32), tf.constant(label, tf.int32), image, told, weight, sure, probability]
+    seen, *after = mixing.paste(key(0), *given, classes=5)
+    seen, told, weight, sure, probability = (part.numpy() for part in (seen, *after))
+    pasted = seen[..., 0] >= 1000
+    sources = []
+    for number in range(4):
+        (chosen,) = set((seen[number][pasted[number]] - 1000).astype(int).ravel().tolist())
+        truth = label[chosen]
+        drawn = set(truth[pasted[number]].tolist())
+        assert len(drawn) == 2 and 255 not in drawn  # of five the smaller half, and all of their pixels
+        np.testing.assert_array_equal(pasted[number], np.isin(truth, list(drawn)))
+        np.testing.assert_array_equal(told[number], np.where(pasted[number], truth, 10 + number))
+        expected = np.where(pasted[number][..., None], np.eye(5)[truth % 255], np.eye(5)[0])
+        np.testing.assert_array_equal(probability[number], expected)
+        np.testing.assert_array_equal(weight[number], np.where(pasted[number], 1, 10 + number))
+        np.testing.assert_array_equal(sure[number], pasted[number])
+        np.testing.assert_array_equal(seen[number][~pasted[number]], 10 + number)
+        sources.append(chosen)
+    assert sources in ([0, 1, 0, 1], [1, 0, 1, 0])
+
+
+def test_paste_is_a_function_of_the_key_and_compiles():
+    label = tf.constant(np.random.default_rng(0).integers(5, size=(3, 16, 16)), tf.int32)
+    given = [numbered(3, 16, 16)[0], label, *numbered(2, 16, 16, first=20)[:2]]
+    compiled = tf.function(lambda key: mixing.paste(key, *given, classes=5), jit_compile=True)
+    first, again, other = (compiled(key(number))[1].numpy() for number in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)

@@ -1,7 +1,7 @@
 """Mixing different images of the batch by one mask for image, pseudo-label and weight.
 
 CutMix: Yun et al., ICCV 2019; French et al., BMVC 2020, arXiv:1906.01916. ClassMix: Olsson et al., WACV 2021,
-arXiv:2007.07936. Partners are found inside the replica, and are never the image itself.
+arXiv:2007.07936. Partners are found inside the replica, and are never the image itself. `paste` takes labeled images.
 """
 
 import tensorflow as tf
@@ -77,3 +77,26 @@ def classmix(key, label, image, *others, classes, ignore_index=255):
     """
     mask = class_masks(fold(key, 0), label, classes, ignore_index)
     return mix(~mask, partners(fold(key, 1), image.shape[0]), image, *others)
+
+
+def paste(key, source, label, image, *others, classes, ignore_index=255):
+    """(image, *others) with half of the classes of a labeled image pasted over each image, where its label is told.
+
+    So DACS pastes its labeled source domain (Tranheden et al., WACV 2021, arXiv:2007.08702); which half, as ClassMix
+    has it. source: [L, H, W, 3], label: int [L, H, W] of the labeled images, dealt out to the images in turn. What is
+    known under the mask is in `others`, by what they are: labels [B, H, W], probabilities [B, H, W, C], weights
+    [B, H, W], which become 1, and bool [B, H, W], which become true.
+    """
+    first = tf.random.stateless_uniform([], fold(key, 1), maxval=label.shape[0], dtype=tf.int32)
+    dealt = (tf.range(image.shape[0]) + first) % label.shape[0]
+    source, label = tf.gather(source, dealt), tf.gather(label, dealt)
+    mask = class_masks(fold(key, 0), label, classes, ignore_index)
+
+    def pasted(other):
+        if other.shape.rank == 4:
+            return tf.where(mask[..., None], tf.one_hot(label, classes, dtype=other.dtype), other)
+        if other.dtype.is_integer:
+            return tf.where(mask, tf.cast(label, other.dtype), other)
+        return tf.where(mask, tf.ones_like(other), other)
+
+    return (tf.where(mask[..., None], source, image), *map(pasted, others))

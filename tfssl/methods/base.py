@@ -148,14 +148,16 @@ class SemiSupervised(ManyWorkers):
     @property
     def mixes(self):
         """Whether it needs two unlabeled images on each replica."""
-        return self.mix != "none"
+        return self.mix in ("cutmix", "classmix")
 
-    def mixed(self, key, image, *others, label=None):
+    def mixed(self, key, image, *others, label=None, labeled=None):
         """(image, *others), each image mixed with another of the batch by one mask for all, as `mix` says; label: the
-        classes [B, H, W] by which ClassMix cuts."""
+        classes [B, H, W] by which ClassMix cuts; labeled: (images, labels) of which "paste" pastes."""
+        known = {"classes": self.task.channels, "ignore_index": self.task.ignore_index}
         if self.mix == "classmix":
-            known = {"classes": self.task.channels, "ignore_index": self.task.ignore_index}
             return mixing.classmix(key, label, image, *others, **known)
+        if self.mix == "paste":
+            return mixing.paste(key, *labeled, image, *others, **known)
         return mixing.cutmix(key, image, *others) if self.mix == "cutmix" else (image, *others)
 
     def follow(self, target, source, decay, *options):

@@ -33,7 +33,7 @@ class CrossPseudo(SemiSupervised):
     watched = ("used_pixels", "total_variation")
 
     def __init__(self, networks, task, *, cross_weight: Weight = 1.5,
-                 cross_mean: Literal["each", "joint"] = "each", mix: Literal["none", "cutmix"] = "none",
+                 cross_mean: Literal["each", "joint"] = "each", mix: Literal["none", "cutmix", "paste"] = "none",
                  ema_decay: Share | None = None, **shared):  # fmt: skip
         super().__init__(task, **shared)
         self.networks = self.guides = list(networks)
@@ -51,9 +51,9 @@ class CrossPseudo(SemiSupervised):
         known = label != self.task.ignore_index
 
         def terms():
-            labelers = self.networks if self.mixes else []
+            labelers = self.networks if self.mix != "none" else []
             told = [self.labels(network(weak, training=False)["logits"], valid) for network in labelers]
-            seen, inside, *mixed = self.mixed(fold(key, MIX), weak, valid, *told)
+            seen, inside, *mixed = self.mixed(fold(key, MIX), weak, valid, *told, labeled=batch["labeled"])
             logits = [self.predict_in_training(k, chain(image, seen), key) for k in range(2)]
             labeled, unlabeled = zip(*(unchain(each, image, seen) for each in logits), strict=True)
             of_labeled = [self.labels(out, known) for out in labeled]

@@ -32,8 +32,8 @@ class CrossTeacher(FeatureContrasts):
     the other pairs' teachers; "own", separate mean teachers, whose mean is scored as "ensemble"; "all", dual teachers;
     "students", direct mutual teaching. Weights of 0 take terms away. memory_size: V, keys of a class (table 7); 0 is no
     contrast. threshold: phi (table 8); 0 is high-level contrast alone, 1 low-level (table 4). directional: off is
-    M_lc = 1 - M_hc (table 9). mix: nothing is said of it, hence "none"; or "cutmix" or "classmix", one mask for all
-    students. student_view: "weak" or "strong". Rotations, flips and translations: `data.weak`.
+    M_lc = 1 - M_hc (table 9). mix: nothing is said of it, hence "none"; or "cutmix", "classmix" or "paste" (mixing.py),
+    one mask for all students. student_view: "weak" or "strong". Rotations, flips and translations: `data.weak`.
     Its numbers are lost, so ours are the weights of the contrasts, temperature (tau) and ema_decay (alpha). quota: n,
     keys of a class and image; V / N_l rounds to the least, 1, from 86 labeled images on. chosen: the most "confident"
     n or "random" ones; the text says both. cross_from: the step at which eq. 5 joins; of a beginning on labels alone
@@ -53,7 +53,7 @@ class CrossTeacher(FeatureContrasts):
                  low_weight: Weight = 0.1, memory_size: Annotated[int, Field(ge=0)] = 128, quota: Count = 1,
                  chosen: Literal["confident", "random"] = "confident", cross_from: Amount = 0.0, start_by: Amount = 0.1,
                  temperature: Annotated[float, Field(gt=0)] = 0.1, threshold: Share = 0.75, directional: bool = True,
-                 anchors: Count = 256, mix: Literal["none", "cutmix", "classmix"] = "none",
+                 anchors: Count = 256, mix: Literal["none", "cutmix", "classmix", "paste"] = "none",
                  student_view: Literal["weak", "strong"] = "weak", **shared):  # fmt: skip
         kinds = KINDS if pairs > 1 else KINDS[:-1]  # eq. 8 needs a peer
         super().__init__(task, terms=tuple(f"{kind}_{k + 1}" for kind in kinds for k in range(pairs)), **shared)
@@ -97,7 +97,8 @@ class CrossTeacher(FeatureContrasts):
             told = [self.task.activation(output["logits"][-weak.shape[0] :]) for output in said]
             first, *_ = pseudo = [losses.pseudo_label(p, valid, self.task.ignore_index) for p in told]  # eq. 3
             # one mask for all: eq. 8 compares what two students make of the same pixel
-            seen, *pseudo = self.mixed(fold(key, MIX), strong[0] if strong else weak, *pseudo, label=pseudo[0])
+            seen, *pseudo = self.mixed(fold(key, MIX), strong[0] if strong else weak, *pseudo, label=pseudo[0],
+                                       labeled=batch["labeled"])  # fmt: skip
             studied = [self.study(k, chain(image, seen), key) for k in range(len(self.students))]
             # eq. 4, before the softmax
             labeled, unlabeled = zip(*(unchain(output["logits"], image, seen) for output in studied), strict=True)

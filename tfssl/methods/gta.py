@@ -33,10 +33,10 @@ class GTA(SemiSupervised):
     Readings: g, the predictor that no pseudo-label teaches, is what lies behind a network's encoder: its last
     convolution, or with `cut: "decoder"` all convolutions of the decoder, as in the authors' code. With
     `training.accumulate` the student's gradients of all parts but the last are taken before eq. 9 has moved it. Where
-    the paper is silent: the assistant sees strong views ("weak" by assistant_view) mixed by CutMix (`mix`), and begins
-    as a copy of the student, since averaging the encoders of unlike networks means nothing. Left out of the published
-    code: the first step's replacing of the student, a constant rate of the assistant, weights that count dropped
-    pixels, and a threshold from a second pass of the teacher over the mixed images.
+    the paper is silent: the assistant sees strong views ("weak" by assistant_view) mixed by CutMix (`mix`; or "paste",
+    mixing.py), and begins as a copy of the student, since averaging the encoders of unlike networks means nothing. Left
+    out of the published code: the first step's replacing of the student, a constant rate of the assistant, weights that
+    count dropped pixels, and a threshold from a second pass of the teacher over the mixed images.
     """
 
     terms = (*ASSISTANT.values(), *STUDENT.values())  # those of them that the options ask for
@@ -48,7 +48,7 @@ class GTA(SemiSupervised):
                  dropped: Share = 0.2, reweighting: bool = True, smoothing: Weight = 1.0,
                  unlabeled_weight: Weight = 1.0, warm_up: Amount = 0.0125,
                  assistant_view: Literal["strong", "weak"] = "strong",
-                 mix: Literal["none", "cutmix"] = "cutmix", **shared):  # fmt: skip
+                 mix: Literal["none", "cutmix", "paste"] = "cutmix", **shared):  # fmt: skip
         terms = [ASSISTANT[kind] for kind in KINDS if kind in lessons(assistant_learns) or kind == "labels" and warm_up]
         super().__init__(task, terms=(*terms, *(STUDENT[kind] for kind in lessons(student_learns))), **shared)
         (self.student,) = networks
@@ -91,7 +91,7 @@ class GTA(SemiSupervised):
         step, key = self.optimizer.iterations + 0, self.key()
 
         def on_pseudo_labels():
-            told, used = self.tell(*batch["unlabeled"], key=fold(key, MIX))
+            told, used = self.tell(*batch["unlabeled"], key=fold(key, MIX), labeled=batch["labeled"])
             found = self.teach(self.assistant, ASSISTANT, self.assistant_learns, batch, told, fold(key, FIRST))
             return found, (told, used)
 
@@ -108,7 +108,7 @@ class GTA(SemiSupervised):
 
     # The parts of a step.
 
-    def tell(self, weak, valid, *strong, key):
+    def tell(self, weak, valid, *strong, key, labeled=None):
         """What the teacher says: ((unlabeled images to learn from, pseudo-labels, weights), share of pixels used)."""
         probability = self.task.activation(self.teacher(weak, training=False)["logits"])
         pseudo, weight = losses.reweighted_pseudo_labels(
@@ -116,7 +116,7 @@ class GTA(SemiSupervised):
         )  # eq. 1, 2 and 6
         used = losses.labeled_share(pseudo, valid, self.task.ignore_index)
         told = (strong[0] if strong else weak, pseudo, weight)
-        return self.mixed(key, *told), used
+        return self.mixed(key, *told, labeled=labeled), used
 
     def teach(self, network, terms, learns, batch, told, key):
         """The losses of a network on all it learns from, by their names in `terms`: eq. 7, eq. 10, or both (eq. 3)."""

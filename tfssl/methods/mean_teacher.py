@@ -24,8 +24,8 @@ class MeanTeacher(SemiSupervised):
     hard pseudo-labels, as Zhang et al. (arXiv:2106.00609, eq. 2) use it. threshold: of the teacher's confidence;
     confidence: what that does, it "selects" pixels, or the share of confident pixels weighs each image's loss
     ("weighs_images") or the whole loss ("weighs_batch"). mix: "cutmix" or "classmix" mixes unlabeled images, and what
-    the teacher said of them, by one mask. ramp: how consistency_weight rises over `ramp_up`. student_view: the image
-    the student sees, "strong" or "weak".
+    the teacher said of them, by one mask; "paste" puts half of the classes of labeled ones on them (mixing.paste).
+    ramp: how consistency_weight rises over `ramp_up`. student_view: the image the student sees, "strong" or "weak".
     Readings: the squared error is a sum over classes, of which the paper takes the mean, so its weight of 100 for CIFAR
     is 100 / C here. It is taken over unlabeled images, the paper's over labeled ones too. The teacher draws no noise of
     its own, as is usual for segmentation.
@@ -38,13 +38,13 @@ class MeanTeacher(SemiSupervised):
     def __init__(self, networks, task, *, ema_decay: Share = 0.999, consistency_weight: Weight = 1.0,
                  consistency: Literal["squared_error", "cross_entropy"] = "squared_error", threshold: Share = 0.0,
                  confidence: Literal["selects", "weighs_images", "weighs_batch"] = "selects",
-                 mix: Literal["none", "cutmix", "classmix"] = "none",
+                 mix: Literal["none", "cutmix", "classmix", "paste"] = "none",
                  student_view: Literal["strong", "weak"] = "strong", ramp_up: Amount = 0.1,
                  ramp: Literal["sigmoid", "cosine", "linear"] = "sigmoid", **shared):  # fmt: skip
         super().__init__(task, **shared)
-        if not task.has_classes and (threshold or consistency == "cross_entropy" or mix == "classmix"):
+        if not task.has_classes and (threshold or consistency == "cross_entropy" or mix in ("classmix", "paste")):
             raise UserError(f"method: task {task.name} has neither confidence nor hard labels; set threshold to 0, "
-                            'consistency to "squared_error" and mix to another than "classmix"')  # fmt: skip
+                            'consistency to "squared_error" and mix to "none" or "cutmix"')  # fmt: skip
         (self.student,) = networks
         self.teacher = twin(self.student)
         self.roles, self.guides = {"teacher": self.teacher, "student": self.student}, [self.teacher]
@@ -69,8 +69,9 @@ class MeanTeacher(SemiSupervised):
             if hard or self.mix == "classmix":
                 told = losses.pseudo_label(target, valid, self.task.ignore_index)
             seen, target, sure, inside = self.mixed(
-                fold(key, MIX), strong[0] if strong else weak, told if hard else target, sure, valid, label=told
-            )
+                fold(key, MIX), strong[0] if strong else weak, told if hard else target, sure, valid, label=told,
+                labeled=batch["labeled"],
+            )  # fmt: skip
             with noise(fold(key, NOISE)):
                 logits = self.student(chain(image, seen), training=True)["logits"]
             supervised, consistent = unchain(logits, image, seen)
@@ -109,7 +110,7 @@ class CutMix(MeanTeacher):
     def __init__(self, networks, task, *, ema_decay: Share = 0.99, consistency_weight: Weight = 1.0,
                  consistency: Literal["squared_error", "cross_entropy"] = "squared_error", threshold: Share = 0.97,
                  confidence: Literal["selects", "weighs_images", "weighs_batch"] = "weighs_batch",
-                 mix: Literal["none", "cutmix", "classmix"] = "cutmix",
+                 mix: Literal["none", "cutmix", "classmix", "paste"] = "cutmix",
                  student_view: Literal["strong", "weak"] = "weak", ramp_up: Amount = 0.0, **shared):  # fmt: skip
         super().__init__(
             networks, task, ema_decay=ema_decay, consistency_weight=consistency_weight, consistency=consistency,
@@ -132,7 +133,7 @@ class ClassMix(MeanTeacher):
     def __init__(self, networks, task, *, ema_decay: Share = 0.99, consistency_weight: Weight = 1.0,
                  consistency: Literal["squared_error", "cross_entropy"] = "cross_entropy", threshold: Share = 0.968,
                  confidence: Literal["selects", "weighs_images", "weighs_batch"] = "weighs_images",
-                 mix: Literal["none", "cutmix", "classmix"] = "classmix",
+                 mix: Literal["none", "cutmix", "classmix", "paste"] = "classmix",
                  student_view: Literal["strong", "weak"] = "strong", ramp_up: Amount = 0.0, **shared):  # fmt: skip
         super().__init__(
             networks, task, ema_decay=ema_decay, consistency_weight=consistency_weight, consistency=consistency,

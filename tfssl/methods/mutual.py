@@ -21,11 +21,12 @@ class Mutual(RobustMutual):
     def __init__(self, networks, task, *, input_noise: bool = True, model_noise: bool = True, warm_up: Amount = 0.2,
                  unlabeled_weight: Weight = 1.0, ema_decay: Share = 0.999,
                  teacher_statistics: Literal["average", "copy"] = "average",
-                 cutmix: Literal["independent", "shared", "none"] = "independent", **shared):  # fmt: skip
+                 cutmix: Literal["independent", "shared", "none"] = "independent",
+                 mix: Literal["cutmix", "paste"] = "cutmix", **shared):  # fmt: skip
         super().__init__(
             networks, task, labels_from="students", self_supervision=False, rectification=False,
             input_noise=input_noise, model_noise=model_noise, warm_up=warm_up, unlabeled_weight=unlabeled_weight,
-            ema_decay=ema_decay, teacher_statistics=teacher_statistics, cutmix=cutmix, **shared,
+            ema_decay=ema_decay, teacher_statistics=teacher_statistics, cutmix=cutmix, mix=mix, **shared,
         )  # fmt: skip
         self.prototypes = self.memories = []
         self.roles = {"average_1": self.teachers[0], "average_2": self.teachers[1],

@@ -28,7 +28,8 @@ class RobustMutual(SemiSupervised):
     dropout and stochastic depth. stages: after `warm_up` on labels alone, so many equal stages.
     Where the paper is silent or garbled: p0 "online", the present teacher's output, or "stage", that of the teachers
     frozen at the start of the stage. prototype_start "bias_corrected" or "full_pass" over the data before a stage.
-    cutmix: a mask of its own for each student ("independent"), one for both ("shared"), or "none".
+    cutmix: a mask of its own for each student ("independent"), one for both ("shared"), or "none"; mix: what is under
+    the mask, another unlabeled image or, with "paste", half of the classes of a labeled one (not the paper's).
     teacher_statistics: whether batch-norm statistics are averaged like weights, or copied. ema_decay.
     """
 
@@ -43,7 +44,8 @@ class RobustMutual(SemiSupervised):
                  ema_decay: Share = 0.999, teacher_statistics: Literal["average", "copy"] = "average",
                  p0: Literal["online", "stage"] = "online", prototype_momentum: Share = 0.9999,
                  prototype_start: Literal["bias_corrected", "full_pass"] = "bias_corrected",
-                 cutmix: Literal["independent", "shared", "none"] = "independent", **shared):  # fmt: skip
+                 cutmix: Literal["independent", "shared", "none"] = "independent",
+                 mix: Literal["cutmix", "paste"] = "cutmix", **shared):  # fmt: skip
         super().__init__(task, **shared)
         self.students = list(networks)
         refuse_equal(self.students)
@@ -59,7 +61,7 @@ class RobustMutual(SemiSupervised):
         self.self_supervision, self.rectification = self_supervision, rectification
         self.unlabeled_weight = unlabeled_weight
         self.strong_views = 2 if input_noise else 0
-        self.mix = "cutmix" if input_noise and cutmix != "none" else "none"
+        self.mix = mix if input_noise and cutmix != "none" else "none"
         self.own_masks = cutmix == "independent"
         self.model_noise, self.ema_decay, self.teacher_statistics = model_noise, ema_decay, teacher_statistics
         self.prototype_start, self.stages, self.warm_up = prototype_start, stages, steps_of(warm_up, self.steps)
@@ -117,7 +119,7 @@ class RobustMutual(SemiSupervised):
             found = {}
             for k in range(2):
                 mask = fold(fold(key, MIX), k if self.own_masks else 0)
-                seen, *mixed = self.mixed(mask, strong[k] if strong else weak, *pseudo)
+                seen, *mixed = self.mixed(mask, strong[k] if strong else weak, *pseudo, labeled=(image, label))
                 labeled, unlabeled = unchain(self.study(k, chain(image, seen), key), image, seen)
                 found[f"supervised_{k + 1}"] = self.task.loss(label, labeled)  # eq. 1
                 found |= self.unlabeled_terms(k, mixed, unlabeled)  # eq. 5

@@ -53,8 +53,8 @@ class U2PL(SemiSupervised):
     watched = ("used_pixels", "anchors", "contrasted_classes", "queue_fill")
 
     def __init__(self, networks, task, *, warm_up: Amount = 0.0125, ema_decay: Share = 0.99,
-                 teacher_statistics: Literal["average", "copy"] = "average", mix: Literal["cutmix", "none"] = "cutmix",
-                 student_view: Literal["weak", "strong"] = "weak",
+                 teacher_statistics: Literal["average", "copy"] = "average",
+                 mix: Literal["cutmix", "paste", "none"] = "cutmix", student_view: Literal["weak", "strong"] = "weak",
                  unsupervised_weight: Weight = 1.0, adaptive_weight: bool = True, unreliable: Share = 0.2,
                  dynamic_partition: bool = True, contrast_weight: Weight = 0.1,
                  contrast: Literal["info_nce", "binary"] = "info_nce", temperature: Temperature = 0.5,
@@ -120,7 +120,8 @@ class U2PL(SemiSupervised):
             fresh = self.find_negatives(label, p, z, parts, scores)
             negatives, there = losses.with_fresh(old, filled, *fresh, draws)  # alg. 1; the oldest leave a step later
             view = strong[0] if strong else weak
-            seen, target, mixed = self.mixed(fold(key, MIX), view, pseudo, candidates[count:])
+            told = pseudo, candidates[count:]
+            seen, target, mixed = self.mixed(fold(key, MIX), view, *told, labeled=batch["labeled"])
             logits, own = self.study(chain(image, seen), key)
             labeled, unlabeled = unchain(logits, image, seen)
             positives = losses.class_centers(pixels(z), pixels(central, z), self.task.channels)  # eq. 12

@@ -25,8 +25,9 @@ class UniMatch(SemiSupervised):
 
     Options, the paper's way first. threshold: tau, 0.95 (0 for Cityscapes). strong_weight: mu, shared evenly by the
     strong views; feature_weight: lambda, of the perturbed features; loss_scale: the half before all terms.
-    channel_dropout: the share of the channels that is dropped. mix: "cutmix" or "none". ema_decay: None, as in the
-    paper, and the network ships, or the decay of its average, which ships then; the network itself tells the labels.
+    channel_dropout: the share of the channels that is dropped. mix: "cutmix", "none", or "paste" (mixing.py).
+    ema_decay: None, as in the paper, and the network ships, or the decay of its average, which ships then; the network
+    itself tells the labels.
     Departures: the paper drops channels of the backbone's first and last maps, before the decoder; here of the
     features before the last convolution, the one cut that every network has. The labels come from a pass without
     noise; in the authors' code that is so for mixing partners alone. The partner is another image; in their code it
@@ -43,7 +44,8 @@ class UniMatch(SemiSupervised):
 
     def __init__(self, networks, task, *, threshold: Share = 0.95, strong_weight: Weight = 0.5,
                  feature_weight: Weight = 0.5, loss_scale: Weight = 0.5, channel_dropout: DropRate = 0.5,
-                 mix: Literal["cutmix", "none"] = "cutmix", ema_decay: Share | None = None, **shared):  # fmt: skip
+                 mix: Literal["cutmix", "none", "paste"] = "cutmix", ema_decay: Share | None = None,
+                 **shared):  # fmt: skip
         super().__init__(task, **shared)
         (self.network,) = self.guides = networks
         self.average = twin(self.network) if ema_decay else None
@@ -61,7 +63,8 @@ class UniMatch(SemiSupervised):
 
         def terms():
             told, sure = self.tell(weak, valid)
-            streams = [self.mixed(fold(fold(key, MIX), n), view, told, sure) for n, view in enumerate(strong)]
+            streams = [self.mixed(fold(fold(key, MIX), n), view, told, sure, labeled=(image, label))
+                       for n, view in enumerate(strong)]  # fmt: skip
             streams += [(weak, told, sure)] * self.perturbs_features
             supervised, *logits = self.predict_in_training(key, image, *(seen for seen, _, _ in streams))
             found = [self.task.loss(label, supervised)]  # L_s
@@ -107,7 +110,7 @@ class FixMatch(UniMatch):
     terms = ("supervised", "strong")
 
     def __init__(self, networks, task, *, threshold: Share = 0.95, strong_weight: Weight = 1.0,
-                 loss_scale: Weight = 0.5, mix: Literal["cutmix", "none"] = "cutmix",
+                 loss_scale: Weight = 0.5, mix: Literal["cutmix", "none", "paste"] = "cutmix",
                  ema_decay: Share | None = None, **shared):  # fmt: skip
         super().__init__(networks, task, threshold=threshold, strong_weight=strong_weight, loss_scale=loss_scale,
                          mix=mix, ema_decay=ema_decay, **shared)  # fmt: skip
