@@ -169,6 +169,7 @@ RML = {
     "method.model_noise": (True, "4.1, 5.2"),
     "method.stages": (2, "5.2"),
     "method.prototype_momentum": (0.9999, "4.2"),
+    "method.mix": ("cutmix", "4.1, 5.2"),
     **left_open("data", "weak.flip"),
     **left_open("networks.0", "output_stride", "feature_channels"),
     **left_open("training", "head_factor", "weight_decay"),
