@@ -39,19 +39,21 @@ SUPERVISED = [
     probe("supervised", "supervised"),
     probe("all labels", "supervised", "all", training__steps=4500),
 ]
-SHARES = [0.1722, 0.2117, 0.0112, 0.3543, 0.0541, 0.1231, 0.0057, 0.0015, 0.0581, 0.0062, 0.0018]
-ROOTS = [share**0.5 for share in SHARES]
-BALANCE = [
-    probe("supervised, prior", "supervised", task__prior=SHARES),
-    probe("supervised, root of prior", "supervised", task__prior=ROOTS),
-]
+# Under "paste, prior" the loss was of logits + log of the roots of the shares of the classes in 1_32/seed0: task.balance
+# 0.5, before it counted them itself.
 MIXED = [
     probe("paste", "classmix", method__mix="paste", method__confidence="selects"),
-    probe("paste, prior", "classmix", method__mix="paste", method__confidence="selects", task__prior=ROOTS),
+    probe("paste, prior", "classmix", method__mix="paste", method__confidence="selects", task__balance=0.5),
     probe("classmix", "classmix", method__confidence="selects"),
 ]
-SYSTEMS = [probe(name, name) for name in ("robust_mutual", "gta", "u2pl", "cross_teacher", "gct")]
-PASTED = [
-    probe(f"{name}, paste", name, method__mix="paste") for name in ("robust_mutual", "gta", "u2pl", "cross_teacher")
-]
-PARTS = {"pasted": PASTED, "systems": SYSTEMS, "probe": SUPERVISED, "balance": BALANCE[1:], "mixed": MIXED}
+BALANCED = [
+    probe("robust_mutual, paste, balanced", "robust_mutual", task__balance=0.5, method__mix="paste",
+          method__warm_up=0.1),
+    probe("supervised, balanced", "supervised", task__balance=0.5),
+    probe("gta, paste, balanced", "gta", task__balance=0.5, method__mix="paste", method__warm_up=0.1),
+    probe("u2pl, paste, balanced", "u2pl", task__balance=0.5, method__mix="paste", method__warm_up=0.1),
+    probe("cross_teacher, paste, balanced", "cross_teacher", task__balance=0.5, method__mix="paste",
+          method__cross_from=0.1),
+    probe("gct, balanced", "gct", task__balance=0.5),
+]  # fmt: skip
+PARTS = {"probe": SUPERVISED, "mixed": MIXED, "balanced": BALANCED}

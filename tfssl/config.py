@@ -67,6 +67,8 @@ class Task(Section):
     palette: list[tuple[Byte, Byte, Byte]] | None = None
     ignore_index: Byte = 255
     ohem: Share | None = None
+    balance: Share = 0.0
+    shares: list[Share] | None = None
 
 
 class Named(OpenSection):

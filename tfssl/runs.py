@@ -16,7 +16,7 @@ from tfssl.data.streams import paired_stream
 from tfssl.errors import UserError
 from tfssl.methods import METHODS
 from tfssl.schedules import Polynomial
-from tfssl.tasks import Regression, Segmentation
+from tfssl.tasks import Regression, Segmentation, shares
 
 FROM_TASK = ("classes", "palette", "ignore_index")  # a source's arguments that the task section gives
 
@@ -123,10 +123,13 @@ def _refuse_ignored_class(ignore_index, classes):
 
 
 def complete(settings, source):
-    """The settings with what the source decides: the classes and their colours, the scale where none is given, and the
-    steps of so many epochs."""
+    """The settings with what the source decides: the classes, their colours and shares, the scale where none is given,
+    and the steps of so many epochs."""
     _refuse_ignored_class(settings.task.ignore_index, source.classes)
     task = settings.task.model_copy(update={"classes": list(source.classes), "palette": list(source.palette)})
+    if task.balance and task.shares is None and source.classes:
+        labels = source.labeled.each(lambda index: source.labeled.label(index).numpy())
+        task = task.model_copy(update={"shares": shares(labels, len(task.classes), task.ignore_index)})
     scale = settings.data.weak.scale or ((0.5, 1.5) if source.resamples else (1.0, 1.0))
     weak = settings.data.weak.model_copy(update={"scale": scale})
     training = settings.training
@@ -176,9 +179,13 @@ def build(settings, folder, source=None, strategy=None):
 def make_task(section):
     """The task of the configuration's section."""
     if section.name != "regression":
-        return Segmentation(section.classes, section.ignore_index, section.ohem)
-    if section.ohem is not None:
-        raise UserError("task.ohem: hard pixels are those of classes; for task.name regression leave it out")
+        if section.shares is not None and len(section.shares) != len(section.classes):
+            raise UserError(f"task.shares has {len(section.shares)} numbers for {len(section.classes)} classes; leave "
+                            "it out to have them counted")  # fmt: skip
+        return Segmentation(section.classes, section.ignore_index, section.ohem, section.balance, section.shares)
+    for key in ("ohem", "balance"):
+        if getattr(section, key):
+            raise UserError(f"task.{key} is about classes; for task.name regression leave it out")
     return Regression()
 
 

@@ -22,6 +22,10 @@ class Segmentation:
     """One class per pixel. `classes` are names; `ignore_index` marks pixels that are neither learned nor scored.
 
     ohem: null, or the probability from which on a labeled pixel is easy and not learned from (U2PL: 0.7 on Cityscapes).
+    balance: tau of logit adjustment (Menon et al., ICLR 2021, arXiv:2007.07314, eq. 10): the supervised loss is of
+    logits + tau log share, the share of each class in the pixels of the labeled images, so that the logits themselves
+    are freed of how frequent classes are; 0 is the plain loss, 1 makes up for it all. shares: those shares, counted
+    where they are not given; a class that no label shows is let be.
     """
 
     name, has_classes = "segmentation", True
@@ -29,18 +33,25 @@ class Segmentation:
     measures = ("miou", "pixel_accuracy")
     pseudo_measures = {"pseudo_label_miou": "miou", "pseudo_label_accuracy": "pixel_accuracy"}
 
-    def __init__(self, classes, ignore_index=255, ohem=None):
+    def __init__(self, classes, ignore_index=255, ohem=None, balance=0.0, shares=None):
         self.classes, self.ignore_index, self.ohem = tuple(classes), ignore_index, ohem
+        self.adjustment = None
+        if balance:
+            known = np.where(np.greater(shares, 0), shares, 1.0)
+            self.adjustment = np.float32(balance * np.log(known))
 
     @property
     def channels(self):
         return len(self.classes)
 
     def loss(self, label, logits):
-        """Mean pixel-wise cross-entropy (RML eq. 1), of hard pixels alone with `ohem` (U2PL appendix A).
+        """Mean pixel-wise cross-entropy (RML eq. 1), of hard pixels alone with `ohem` (U2PL appendix A), of adjusted
+        logits with `balance`.
 
         label: int [B, H, W]; logits: [B, H, W, C].
         """
+        if self.adjustment is not None:
+            logits = tf.cast(logits, tf.float32) + self.adjustment
         if self.ohem is not None:
             return losses.hard_cross_entropy(label, logits, self.ohem, ignore_index=self.ignore_index)
         return losses.cross_entropy(label, logits, ignore_index=self.ignore_index)
@@ -163,6 +174,12 @@ class Segmentation:
             "prediction": pictures.colorize(probability.argmax(-1), palette, self.ignore_index),
             "confidence": pictures.confidence_map(probability.max(-1)),
         }
+
+
+def shares(labels, classes, ignore_index):
+    """The share of each class in the pixels of int labels [h, w] that are not ignored: a list of so many numbers."""
+    counts = sum(np.bincount(label[label != ignore_index].ravel(), minlength=classes) for label in labels)
+    return [round(float(share), 6) for share in counts / max(np.sum(counts), 1)]
 
 
 def _miou(parts):
