@@ -63,7 +63,7 @@ def overrides(trial, camvid, folder):
 
 def make(trial, camvid, folder):
     """Train and score one trial; its line is added."""
-    from tfssl.compare import in_a_process
+    from tfssl.comparison import in_a_process
     from tfssl.tables import read_table
 
     run = folder / trial.folder

@@ -39,8 +39,8 @@ SUPERVISED = [
     probe("supervised", "supervised"),
     probe("all labels", "supervised", "all", training__steps=4500),
 ]
-# Under "paste, prior" the loss was of logits + log of the roots of the shares of the classes in 1_32/seed0: task.balance
-# 0.5, before it counted them itself.
+# Under "paste, prior" the loss was of logits + log of the roots of the shares of the classes in 1_32/seed0: what
+# task.balance 0.5 does, before it counted them itself.
 MIXED = [
     probe("paste", "classmix", method__mix="paste", method__confidence="selects"),
     probe("paste, prior", "classmix", method__mix="paste", method__confidence="selects", task__balance=0.5),

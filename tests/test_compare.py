@@ -10,7 +10,7 @@ import pytest
 
 from tests.runs_for_tests import SEGFORMER, configuration, surroundings, write_configuration, write_data
 from tests.test_resume import PROJECT, kill_when, logged
-from tfssl import compare, errors, evaluate, fit
+from tfssl import compare, comparison, errors, evaluate, fit
 from tfssl.errors import UserError
 from tfssl.tasks import Segmentation
 
@@ -39,7 +39,7 @@ def test_bootstrap_against_a_loop_over_drawn_images():
     hard = tallies(generator, right=0.3) * (generator.random(30) < 0.3)[:, None, None]  # for the second side alone
     first = [tallies(generator, right=0.82) for _ in range(2)]
     second = [each + 3 * hard for each in first]
-    gain, low, high = compare.paired_bootstrap(first, second, miou, resamples=400)
+    gain, low, high = comparison.paired_bootstrap(first, second, miou, resamples=400)
     slow = []
     for _ in range(400):
         drawn = generator.integers(0, 30, 30)
@@ -49,7 +49,7 @@ def test_bootstrap_against_a_loop_over_drawn_images():
     np.testing.assert_allclose([low, high], np.percentile(slow, [2.5, 97.5]), atol=0.1 * (high - low))
     assert low < gain < high
     (alone, *_), (least, most) = zip(first, second, strict=True), np.percentile(slow, [2.5, 97.5])
-    _, *of_one = compare.paired_bootstrap([alone[0]], [alone[1]], miou, resamples=400)
+    _, *of_one = comparison.paired_bootstrap([alone[0]], [alone[1]], miou, resamples=400)
     assert most - least > 0.85 * (of_one[1] - of_one[0])  # drawn anew for each seed, it would be 0.71 of that
 
 
@@ -57,7 +57,7 @@ def test_bootstrap_is_paired():
     """The same errors on both sides, whatever images are drawn, make no difference at all."""
     generator = np.random.default_rng(1)
     one = tallies(generator, right=0.6)
-    assert compare.paired_bootstrap([one], [one], miou, resamples=50) == (0, 0, 0)
+    assert comparison.paired_bootstrap([one], [one], miou, resamples=50) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,1", "-1", "1.5", "0,2000000"])
@@ -94,26 +94,26 @@ def called(monkeypatch):
             raise KeyboardInterrupt
         commands[module]([str(argument) for argument in arguments])
 
-    monkeypatch.setattr(compare, "in_a_process", call)
+    monkeypatch.setattr(comparison, "in_a_process", call)
     return calls
 
 
 def test_a_comparison_that_is_cut_goes_on_without_repeating_a_finished_run(paths, tmp_path, called, capsys):
     folder = tmp_path / "comparison"
     with pytest.raises(KeyboardInterrupt):
-        compare.compare(paths, [0, 1], folder, on="validation")
+        comparison.compare(paths, [0, 1], folder, on="validation")
     assert [call[0] for call in called] == ["tfssl.fit", "tfssl.evaluate"] * 3
     done = [call[1] for call in called if call[0] == "tfssl.evaluate"][:2]
     before = len(called)
-    compare.compare(paths, [0, 1], folder, on="validation")
+    comparison.compare(paths, [0, 1], folder, on="validation")
     later = called[before:]
     assert [call[0] for call in later] == ["tfssl.fit", "tfssl.evaluate"] * 2  # the cut one, and the one never begun
     assert not set(done) & {word for call in later for word in call}
     check_table(folder, capsys.readouterr().out)
-    compare.compare(paths, [0, 1], folder, on="validation")
+    comparison.compare(paths, [0, 1], folder, on="validation")
     assert len(called) == before + 4
     with pytest.raises(UserError, match="labels_alone_0: holds a run whose .*learning_rate is 0.05, not 0.01"):
-        compare.compare(paths, [0, 1], folder, on="validation", overrides=["training.learning_rate=0.01"])
+        comparison.compare(paths, [0, 1], folder, on="validation", overrides=["training.learning_rate=0.01"])
 
 
 def check_table(folder, printed):
@@ -166,18 +166,18 @@ def test_what_cannot_be_compared(paths, tmp_path, capsys, called):
 def test_a_run_that_was_scored_before_its_end_is_not_taken_for_finished(paths, tmp_path, called):
     """Nor one that was scored on other images; and scores under changed settings are none for a comparison."""
     folder = tmp_path / "comparison"
-    compare.compare(paths[:1], [0], folder, on="validation")
+    comparison.compare(paths[:1], [0], folder, on="validation")
     tallied = folder / "labels_alone_0" / "tallies_validation.npz"
     whole = dict(np.load(tallied))
     evaluate.main([str(tallied.parent), "--on", "validation", "--set", "data.crop=[24,24]"])
     np.testing.assert_equal(dict(np.load(tallied)), whole)
     np.savez(tallied, **whole | {"step": 2})
-    compare.compare(paths[:1], [0], folder, on="validation")
+    comparison.compare(paths[:1], [0], folder, on="validation")
     assert len(called) == 4 and np.load(tallied)["step"] == 3
     np.savez(tallied, **whole | {"names": whole["names"][::-1]})
     called.clear()
     with pytest.raises(UserError, match="teacher_0: was scored on other validation images than the first run"):
-        compare.compare(paths, [0], folder, on="validation")
+        comparison.compare(paths, [0], folder, on="validation")
 
 
 def test_a_gain_outside_of_its_interval_is_drawn(tmp_path):
@@ -186,7 +186,7 @@ def test_a_gain_outside_of_its_interval_is_drawn(tmp_path):
     ]
     rows[1] |= {"gain": 0.7, "gain_deviation": 0.05, "low": 0.6, "high": 0.66}
     facts = {"measure": "miou", "twin": "a", "on": "test", "images": 9, "seeds": 2, "steps": 10, "unlike": []}
-    compare.write(rows, tmp_path, facts)
+    comparison.write(rows, tmp_path, facts)
     assert (tmp_path / "comparison.png").stat().st_size > 5000
     assert "| +70.00 ± 5.00 | +60.00 to +66.00 |" in (tmp_path / "comparison.md").read_text()
 
@@ -194,15 +194,15 @@ def test_a_gain_outside_of_its_interval_is_drawn(tmp_path):
 def test_networks_that_differ_are_told_below_the_table():
     rows = [{"method": name, "mean": 0.5, "deviation": float("nan"), "seconds_per_step": 0.1} for name in "ab"]
     facts = {"measure": "miou", "twin": "a", "on": "test", "images": 9, "seeds": 1, "steps": 10, "unlike": []}
-    assert "Their network" not in compare.markdown(rows, facts)
-    assert compare.markdown(rows, {**facts, "unlike": ["b"]}).endswith("Their network is not that of a: b.\n")
+    assert "Their network" not in comparison.markdown(rows, facts)
+    assert comparison.markdown(rows, {**facts, "unlike": ["b"]}).endswith("Their network is not that of a: b.\n")
 
 
 def test_the_time_of_a_step_is_without_tracing_and_evaluations(tmp_path):
     seconds = [31, 33, 35, 60, 62]  # traced in the first row, scored in the fourth
     lines = [f"{10 * row},{value}" for row, value in enumerate(seconds, 1)]
     (tmp_path / "history.csv").write_text("\n".join(["step,seconds", *lines, ""]))
-    assert compare.seconds_per_step(tmp_path) == pytest.approx(0.2)
+    assert comparison.seconds_per_step(tmp_path) == pytest.approx(0.2)
 
 
 @pytest.mark.slow
@@ -225,4 +225,4 @@ def test_kill_9_ends_the_training_too_and_the_same_command_goes_on(tmp_path):
 @pytest.mark.slow
 def test_a_command_that_fails_ends_the_comparison(tmp_path, capsys):
     with pytest.raises(UserError, match="tfssl.fit nowhere.json ended with status 2, see above"):
-        compare.in_a_process("tfssl.fit", "nowhere.json")
+        comparison.in_a_process("tfssl.fit", "nowhere.json")

@@ -19,8 +19,9 @@ LAYERS = [
     ["methods"],
     ["runs"],
     ["alarms", "evaluate", "export", "report", "predict", "datasheet", "dry_run", "data_of_run"],
-    ["callbacks", "compare"],
-    ["fit"],
+    ["callbacks", "comparison", "next_labels"],
+    ["advise"],
+    ["fit", "compare"],
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -1,0 +1,81 @@
+"""Whether unlabeled images help on somebody's own data, and which of them to label next: compare --advise.
+
+Supervised learning and two methods are trained for a short time on the data of one configuration and compared.
+"""
+
+import csv
+from pathlib import Path
+
+from tfssl import comparison, config, folders, runs
+from tfssl.errors import UserError
+
+# What docs/choosing.md recommends where nothing is known of the data, with the settings it was measured with.
+LABELS_ALONE = {"name": "supervised", "ema_decay": 0.99}
+PROMISING = {
+    "segmentation": [
+        {"name": "classmix", "mix": "paste", "confidence": "selects", "threshold": 0.9, "ema_decay": 0.99},
+        {"name": "robust_mutual", "mix": "paste", "warm_up": 0.1, "ema_decay": 0.99},
+    ],
+    "regression": [
+        {"name": "gct", "warm_up": 0.3, "detector_width": 16, "detector_stride": 8, "ema_decay": 0.97},
+        {"name": "mean_teacher", "ema_decay": 0.99},
+    ],
+}
+PART = 4  # a short time: this part of the steps of the configuration
+
+
+def advise(path, seeds, folder, on, overrides=()):
+    """Train, compare, say in words what came of it, and end with the images to label; all in `folder`."""
+    settings = runs.resolve(config.load(path, overrides), path)
+    folders.make_folder(folder)
+    paths = [write(each, settings, folder) for each in (LABELS_ALONE, *PROMISING[settings.task.name])]
+    comparison.compare(paths, seeds, folder, on)
+    with open(folder / "comparison.csv", newline="", encoding="utf-8") as file:
+        twin, *rows = csv.DictReader(file)
+    best = max(rows, key=lambda row: float(row["gain"]))
+    print(verdict(best, twin, settings, seeds))
+    chosen = folder / f"{best['method']}_{seeds[0]}"
+    print("\nMost worth labelling next, where the networks disagree or are undecided:")
+    comparison.in_a_process("tfssl.next_labels", chosen)
+
+
+def write(method, settings, folder):
+    """The path of a configuration with this method, for a short time; where it is the user's own, with its options."""
+    own = settings.method.model_dump()
+    content = settings.model_dump(mode="json", exclude_unset=True)
+    content["method"] = own if own["name"] == method["name"] else method
+    content["networks"] = [network.model_dump(mode="json") for network in settings.networks[:1]]
+    steps = short(settings)
+    content["training"] = {**content.get("training", {}), "steps": steps, "epochs": None, "evaluate_every": steps}
+    content["export"] = {"saved_model": False, "onnx": False}
+    path = Path(folder) / f"{method['name']}.json"
+    folders.write_json(path, content)
+    return path
+
+
+def short(settings):
+    """The steps of each run. A number of epochs says nothing before the data are read: then --set training.steps."""
+    if settings.training.epochs is not None:
+        raise UserError("--advise needs to know how long to train: --set training.epochs=null --set training.steps=N")
+    return max(1, settings.training.steps // PART)
+
+
+def verdict(best, twin, settings, seeds):
+    """In plain words: whether the better method gains over labels alone, and how sure that is."""
+    measure = {"segmentation": "miou", "regression": "psnr"}[settings.task.name]
+    name, factor = comparison.unit({"measure": measure})
+    gain, low, high = (factor * float(best[key]) for key in ("gain", "low", "high"))
+    mean, alone = (factor * float(row["mean"]) for row in (best, twin))
+    counted = "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    facts = (f"{best['method']} has {mean:.2f}, labels alone {alone:.2f} ({name}): {gain:+.2f}, 95 % interval over "
+             f"images {low:+.2f} to {high:+.2f}, {counted}, {short(settings)} steps.")  # fmt: skip
+    if low > 0:
+        said = "The unlabeled images help. "
+        after = f" Take `method` of {best['method']}.json, beside the table, and train to the end."
+    elif high < 0:
+        said = "The unlabeled images do harm. "
+        after = " Supervised learning is the better choice as it stands; a longer training may change that."
+    else:
+        said = "It is not shown that the unlabeled images help. "
+        after = " A longer training, more seeds (--seeds 0,1,2) or more validation images may decide it."
+    return said + facts + after
