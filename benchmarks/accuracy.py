@@ -63,7 +63,7 @@ def overrides(trial, camvid, folder):
 
 def make(trial, camvid, folder):
     """Train and score one trial; its line is added."""
-    from tfssl.comparison import in_a_process
+    from tfssl.comparison import in_a_process, seconds_per_step
     from tfssl.tables import read_table
 
     run = folder / trial.folder
@@ -75,7 +75,8 @@ def make(trial, camvid, folder):
     evaluations = read_table(run / "evaluations.csv")
     line = {**trial.key, "steps": chosen["steps"], "choose_miou": f"{chosen['miou']:.5f}",
             "report_miou": f"{scores['miou']:.5f}", "pseudo_miou": evaluations[-1].get("pseudo_label_miou", ""),
-            "seconds": f"{chosen['seconds']:.0f}", "commit": commit(),
+            "seconds": f"{chosen['seconds']:.0f}", "seconds_per_step": f"{seconds_per_step(run):.3f}",
+            "commit": commit(),
             **{f"iou {name}": f"{value:.4f}" for name, value in scores["per_class_iou"].items()}}  # fmt: skip
     with ADDING:
         add(CURVES, [{**trial.key, **row} for row in curves(run, evaluations, read_table)])
