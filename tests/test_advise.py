@@ -44,7 +44,7 @@ def test_advice_from_the_command_to_the_images_to_label(path, tmp_path, monkeypa
     assert [row["method"] for row in rows] == ["supervised", "classmix", "robust_mutual"]
     best = max(rows[1:], key=lambda row: float(row["gain"]))
     (said,) = [line for line in told.splitlines() if line.startswith(("The unlabeled", "It is not shown"))]
-    assert f"{best['method']} has {100 * float(best['mean']):.2f}, labels alone" in said and "2 steps" in said
+    assert f"{best['method']} has {100 * float(best['mean']):.2f}, labels alone" in said and "and 2 steps." in said
     with open(folder / f"{best['method']}_0" / "next_labels.csv", newline="") as file:
         listed = [row["image"] for row in csv.DictReader(file)]
     assert set(listed) == {image_name(number) for number in range(4, 8)}  # all there are
@@ -54,7 +54,6 @@ def test_advice_from_the_command_to_the_images_to_label(path, tmp_path, monkeypa
     for name in ("supervised", "classmix", "robust_mutual"):
         kept = json.loads((folder / f"{name}_0" / "config.json").read_text())
         assert kept["training"]["steps"] == 2 and kept["training"]["learning_rate"] == 0.04
-    assert kept["method"]["warm_up"] == 1  # the user's own method keeps its options
 
 
 ROW = {"method": "classmix", "mean": "0.5", "gain": "0.05"}
@@ -89,8 +88,8 @@ def test_epochs_say_nothing_of_how_long(path, tmp_path):
 def test_doubts_are_what_the_networks_say(path, tmp_path):
     folder = fit.fit(path, ["training.steps=2"], tmp_path / "run")
     run = runs.reopen(folder)
-    names, disagreement, entropy, features = next_labels.doubts(run)
-    assert names == [image_name(number) for number in range(4, 8)]
+    places, disagreement, entropy, features = next_labels.doubts(run)
+    assert [run.source.unlabeled.names[place] for place in places] == [image_name(number) for number in range(4, 8)]
     for place in range(4):
         image = run.source.unlabeled.image(place)[None]
         told = []
@@ -102,7 +101,23 @@ def test_doubts_are_what_the_networks_say(path, tmp_path):
         mean = np.mean(told, axis=0)
         np.testing.assert_allclose(entropy[place], -(mean * np.log(mean)).sum(-1).mean() / np.log(3), rtol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
-    assert next_labels.doubts(run, most=2)[0] == [image_name(4), image_name(7)]  # spread over the list
+    assert next_labels.doubts(run, most=2)[0] == [0, 3]  # spread over the list
+
+
+def test_without_unlabeled_images_there_is_no_advice(path, tmp_path):
+    content = json.loads(path.read_text())
+    del content["data"]["unlabeled"]
+    write_configuration(path, content)
+    with pytest.raises(UserError, match="mine.json: every unlabeled image is a labeled one; name others"):
+        advise.advise(path, [0], tmp_path / "advice", "validation")
+
+
+@pytest.mark.parametrize("name", ["gct_denoise", "gta"])
+def test_all_that_is_compared_can_be_built(name, tmp_path):
+    source = f"configs/{name}.json"
+    settings = runs.resolve(config.load(source), source)
+    for method in (advise.LABELS_ALONE, *advise.PROMISING[settings.task.name]):
+        comparison.prepare(advise.write(method, settings, tmp_path), [], "validation")
 
 
 def test_of_equal_doubts_those_unlike_what_is_taken_come_first():

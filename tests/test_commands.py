@@ -306,7 +306,7 @@ def test_two_processes_do_not_train_in_one_folder(unexported, capsys):
     path, folder = unexported
     source = SimpleNamespace(classes=CLASSES, palette=PALETTE, resamples=True)
     settings = runs.complete(runs.resolve(config.load(path), path), source)
-    with folders.claim(folder, settings):
+    with folders.claim(folder, settings, runs.begun):
         call_and_fail(capsys, fit.main, path, "--output-dir", folder, says=[str(folder), "another process is training"])
     call(fit.main, path, "--output-dir", folder)
 

@@ -297,7 +297,7 @@ def test_a_mended_configuration_may_use_the_same_folder(root, tmp_path, capsys, 
     path = write_configuration(tmp_path / "run.json", configuration(root, **MISTAKES[name].sections))
     fails(capsys, fit.main, path, "--output-dir", tmp_path / "run")
     write_configuration(path, configuration(root))
-    with folders.claim(tmp_path / "run", runs.resolve(config.load(path), path)):
+    with folders.claim(tmp_path / "run", runs.resolve(config.load(path), path), runs.begun):
         pass
 
 
@@ -351,7 +351,7 @@ def test_commands_on_a_folder_without_a_run(tmp_path, capsys, main):
 def test_commands_on_a_run_without_a_checkpoint(root, tmp_path, capsys, main):
     path = write_configuration(tmp_path / "run.json", configuration(root))
     settings = runs.resolve(config.load(path), path)
-    with folders.claim(tmp_path / "run", settings):
+    with folders.claim(tmp_path / "run", settings, runs.begun):
         pass
     images = [root / image_name(8)] if main is predict.main else []
     last, _ = fails(capsys, main, tmp_path / "run", *images)

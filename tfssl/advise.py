@@ -6,10 +6,10 @@ Supervised learning and two methods are trained for a short time on the data of 
 import csv
 from pathlib import Path
 
-from tfssl import comparison, config, folders, runs
+from tfssl import comparison, config, errors, folders, runs
 from tfssl.errors import UserError
 
-# What docs/choosing.md recommends where nothing is known of the data, with the settings it was measured with.
+# What has gained most where it was measured (docs/study.md, docs/results.md), with the settings it was measured with.
 LABELS_ALONE = {"name": "supervised", "ema_decay": 0.99}
 PROMISING = {
     "segmentation": [
@@ -18,7 +18,7 @@ PROMISING = {
     ],
     "regression": [
         {"name": "gct", "warm_up": 0.3, "detector_width": 16, "detector_stride": 8, "ema_decay": 0.97},
-        {"name": "mean_teacher", "ema_decay": 0.99},
+        {"name": "mean_teacher", "student_view": "weak", "ema_decay": 0.99},
     ],
 }
 PART = 4  # a short time: this part of the steps of the configuration
@@ -27,6 +27,10 @@ PART = 4  # a short time: this part of the steps of the configuration
 def advise(path, seeds, folder, on, overrides=()):
     """Train, compare, say in words what came of it, and end with the images to label; all in `folder`."""
     settings = runs.resolve(config.load(path, overrides), path)
+    with errors.named(path):
+        refuse_nothing_unlabeled(settings)
+    if len(settings.networks) > 1:
+        print("advice is about the first of the configuration's networks", flush=True)
     folders.make_folder(folder)
     paths = [write(each, settings, folder) for each in (LABELS_ALONE, *PROMISING[settings.task.name])]
     comparison.compare(paths, seeds, folder, on)
@@ -35,22 +39,28 @@ def advise(path, seeds, folder, on, overrides=()):
     best = max(rows, key=lambda row: float(row["gain"]))
     print(verdict(best, twin, settings, seeds))
     chosen = folder / f"{best['method']}_{seeds[0]}"
-    print("\nMost worth labelling next, where the networks disagree or are undecided:")
+    print("\nMost worth labelling next, where the networks disagree or are undecided:", flush=True)
     comparison.in_a_process("tfssl.next_labels", chosen)
 
 
 def write(method, settings, folder):
-    """The path of a configuration with this method, for a short time; where it is the user's own, with its options."""
-    own = settings.method.model_dump()
+    """The path of a configuration with this method, for a short time."""
     content = settings.model_dump(mode="json", exclude_unset=True)
-    content["method"] = own if own["name"] == method["name"] else method
+    content["method"] = method
     content["networks"] = [network.model_dump(mode="json") for network in settings.networks[:1]]
     steps = short(settings)
     content["training"] = {**content.get("training", {}), "steps": steps, "epochs": None, "evaluate_every": steps}
     content["export"] = {"saved_model": False, "onnx": False}
+    content["evaluation"] = {**content.get("evaluation", {}), "network": None}  # each scores the one that ships
     path = Path(folder) / f"{method['name']}.json"
     folders.write_json(path, content)
     return path
+
+
+def refuse_nothing_unlabeled(settings):
+    source = runs.make_source(settings)
+    if set(source.unlabeled.names) <= set(source.labeled.names):
+        raise UserError("every unlabeled image is a labeled one; name others in data.unlabeled or data.candidates")
 
 
 def short(settings):
@@ -61,17 +71,20 @@ def short(settings):
 
 
 def verdict(best, twin, settings, seeds):
-    """In plain words: whether the better method gains over labels alone, and how sure that is."""
+    """In plain words: whether the better method gains over labels alone, and how sure that is, of these networks."""
     measure = {"segmentation": "miou", "regression": "psnr"}[settings.task.name]
     name, factor = comparison.unit({"measure": measure})
     gain, low, high = (factor * float(best[key]) for key in ("gain", "low", "high"))
     mean, alone = (factor * float(row["mean"]) for row in (best, twin))
     counted = "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
     facts = (f"{best['method']} has {mean:.2f}, labels alone {alone:.2f} ({name}): {gain:+.2f}, 95 % interval over "
-             f"images {low:+.2f} to {high:+.2f}, {counted}, {short(settings)} steps.")  # fmt: skip
+             f"images {low:+.2f} to {high:+.2f}, of the better of {len(PROMISING[settings.task.name])} methods with "
+             f"{counted} and {short(settings)} steps.")  # fmt: skip
     if low > 0:
         said = "The unlabeled images help. "
         after = f" Take `method` of {best['method']}.json, beside the table, and train to the end."
+        if len(seeds) == 1:
+            after += " Other seeds may give less: --seeds 0,1,2 tells."
     elif high < 0:
         said = "The unlabeled images do harm. "
         after = " Supervised learning is the better choice as it stands; a longer training may change that."

@@ -109,7 +109,7 @@ def finish(candidate, seed, on, overrides):
     path = folder / f"tallies_{on}.npz"
     if path.is_file() and np.load(path)["step"] == candidate.settings.training.steps:
         wanted = candidate.settings.model_copy(update={"seed": seed}).model_dump(mode="json")
-        folders.refuse_change(folder, config.read_json(folder / "config.json"), wanted)
+        folders.refuse_change(folder, runs.begun(folder).model_dump(mode="json"), wanted)
     else:
         sets = [word for text in (*overrides, f"seed={seed}") for word in ("--set", text)]
         print(f"== {folder}", flush=True)
@@ -215,7 +215,7 @@ def write(rows, folder, facts):
     text = markdown(rows, facts)
     (folder / "comparison.md").write_text(text, encoding="utf-8")
     draw(rows, folder / "comparison.png", facts)
-    print(text)
+    print(text, flush=True)
 
 
 def unit(facts):

@@ -45,12 +45,12 @@ def fit(path, overrides=(), output_dir=None):
     folder = Path(output_dir or default_folder(path))
     make_deterministic(settings)
     source = data_of_run.make_source(settings, folder)
-    settings = runs.complete(settings, source)
+    settings = runs.complete(settings, source, runs.begun(folder))
     run = runs.build(settings, folder, source, strategy)
     if not strategies.is_chief(strategy):
         train_along(run)
         return folder
-    with folders.claim(folder, settings), folders.kept_when_unwritable(folder):
+    with folders.claim(folder, settings, runs.begun), folders.kept_when_unwritable(folder):
         meet(run)
         restored = run.checkpoints.restore()
         strategies.refuse_unlike(strategy, run.step, "checkpoint")

@@ -9,7 +9,6 @@ import sys
 
 import tensorflow as tf
 
-from tfssl import config
 from tfssl.errors import UserError
 
 FREE_TO_CHANGE = ("about", "evaluation", "export")  # sections that may differ when a run is continued
@@ -26,15 +25,17 @@ def published(folder):
 
 
 @contextlib.contextmanager
-def claim(folder, settings):
-    """Make the run's folder, or go on with the one there, which must hold the same configuration; alone in it."""
+def claim(folder, settings, begun):
+    """Make the run's folder, or go on with the one there, which must hold the same configuration; alone in it.
+
+    begun(folder): the settings of the run there."""
     path = folder / "config.json"
     content = settings.model_dump(mode="json")
     make_folder(folder)
     with alone_in(folder, "training"):
         with _writing_to(folder):
             if path.is_file():
-                refuse_change(folder, config.read_json(path), content)
+                refuse_change(folder, begun(folder).model_dump(mode="json"), content)
             write_json(path, content)
         yield
 

@@ -18,7 +18,8 @@ COUNT, SHORTLIST, MOST = 16, 4, 2000  # images told, times as many to choose fro
 
 
 def doubts(run, most=MOST):
-    """Of the unlabeled images, or `most` of them spread over the list: (names, disagreement, entropy, features).
+    """(places, disagreement, entropy, features) of the unlabeled images that have no label, or `most` of them spread
+    over the list.
 
     disagreement: of two networks, the mean over pixels and pairs of how far their predictions are apart, 0 to 1.
     entropy: of the mean prediction, the mean over pixels in shares of that of a uniform one; 0 where there are no
@@ -26,9 +27,17 @@ def doubts(run, most=MOST):
     """
     method, task = run.method, run.task
     networks = watched(method) or [run.deployed]
+    if len(networks) < 2 and not task.has_classes:
+        raise errors.UserError(f"{run.folder}: method {run.settings.method.name} has but one network, and where images "
+                               "are predicted doubt is that two disagree; take a run of gct")  # fmt: skip
+    examples, labeled = run.source.unlabeled, set(run.source.labeled.names)
+    places = np.array([place for place, name in enumerate(examples.names) if name not in labeled], np.int64)
+    if not len(places):
+        raise errors.UserError(f"{run.folder}: all of its unlabeled images have a label; name others in data.unlabeled")
 
     @tf.function(reduce_retracing=True)
-    def measure(image):
+    def measure(place):
+        image = examples.image(place)[None]
         told = [task.activation(network(image, training=False)["logits"]) for network in networks]
         pairs = [tf.reduce_mean(task.difference(*pair)) for pair in itertools.combinations(told, 2)]
         undecided = tf.constant(0.0)
@@ -37,14 +46,13 @@ def doubts(run, most=MOST):
         features = tf.reduce_mean(tf.cast(run.deployed(image, training=False)["features"], tf.float32), axis=[0, 1, 2])
         return tf.add_n(pairs) / len(pairs) if pairs else 0.0, undecided, tf.math.l2_normalize(features)
 
-    examples, names, found = run.source.unlabeled, [], []
-    for place in np.linspace(0, examples.count - 1, min(examples.count, most)).astype(np.int64):
-        image = examples.image(tf.constant(place, tf.int64))[None]
-        if examples.files is None or examples.files.good(int(place)):
-            names.append(examples.names[place])
-            found.append([value.numpy() for value in measure(image)])
-    disagreement, entropy, features = map(np.array, zip(*found, strict=True))
-    return names, disagreement, entropy, features
+    looked_at, found = [], []
+    for place in places[np.linspace(0, len(places) - 1, min(len(places), most)).astype(int)]:
+        measured = measure(tf.constant(place, tf.int64))
+        if examples.files is None or examples.files.good(int(place)):  # else its file has become bad
+            looked_at.append(int(place))
+            found.append([value.numpy() for value in measured])
+    return looked_at, *map(np.array, zip(*found, strict=True))
 
 
 def watched(method):
@@ -66,7 +74,8 @@ def choose(score, features, count):
 
 def tell(run, count=COUNT):
     """Write RUN/next_labels.csv and .png; the names of the images."""
-    names, disagreement, entropy, features = doubts(run)
+    places, disagreement, entropy, features = doubts(run)
+    names = [run.source.unlabeled.names[place] for place in places]
     score = disagreement + entropy
     chosen = choose(score, features, count)
     with open(run.folder / "next_labels.csv", "w", newline="", encoding="utf-8") as file:
@@ -74,8 +83,7 @@ def tell(run, count=COUNT):
         writer.writerow(["rank", "image", "disagreement", "entropy"])
         for rank, place in enumerate(chosen, 1):
             writer.writerow([rank, names[place], f"{disagreement[place]:.4f}", f"{entropy[place]:.4f}"])
-    places = {name: place for place, name in enumerate(run.source.unlabeled.names)}
-    rows = [row(run, places[names[place]]) for place in chosen]
+    rows = [row(run, places[number]) for number in chosen]
     sheet = pictures.contact_sheet([list(shown.values()) for shown in rows], list(rows[0]))
     pictures.save_png(run.folder / "next_labels.png", sheet)
     return [names[place] for place in chosen]

@@ -122,14 +122,20 @@ def _refuse_ignored_class(ignore_index, classes):
                         f"choose one from {len(classes)} to 255")  # fmt: skip
 
 
-def complete(settings, source):
+def begun(folder):
+    """The settings of the run in a folder, with the defaults of what it did not know; None where there is no run."""
+    path = folder / "config.json"
+    return resolve(config.load(path), path) if path.is_file() else None
+
+
+def complete(settings, source, before=None):
     """The settings with what the source decides: the classes, their colours and shares, the scale where none is given,
-    and the steps of so many epochs."""
+    and the steps of so many epochs. before: the settings of the run that is continued, which has counted its shares."""
     _refuse_ignored_class(settings.task.ignore_index, source.classes)
     task = settings.task.model_copy(update={"classes": list(source.classes), "palette": list(source.palette)})
     if task.balance and task.shares is None and source.classes:
-        labels = source.labeled.each(lambda index: source.labeled.label(index).numpy())
-        task = task.model_copy(update={"shares": shares(labels, len(task.classes), task.ignore_index)})
+        counted = before and before.task.shares or shares_of(source.labeled, task)
+        task = task.model_copy(update={"shares": counted})
     scale = settings.data.weak.scale or ((0.5, 1.5) if source.resamples else (1.0, 1.0))
     weak = settings.data.weak.model_copy(update={"scale": scale})
     training = settings.training
@@ -139,6 +145,13 @@ def complete(settings, source):
         training = training.model_copy(update={"steps": math.ceil(training.epochs * count / batch)})
     data = settings.data.model_copy(update={"weak": weak})
     return settings.model_copy(update={"task": task, "data": data, "training": training})
+
+
+def shares_of(examples, task):
+    """The share of each class in the labels of examples; bad files are passed over, as they are within a graph."""
+    read = tf.function(lambda index: examples.label(index), reduce_retracing=True)
+    labels = examples.each(lambda index: read(tf.constant(index, tf.int64)).numpy())
+    return shares(labels, len(task.classes), task.ignore_index)
 
 
 def build(settings, folder, source=None, strategy=None):

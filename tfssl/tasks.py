@@ -25,7 +25,8 @@ class Segmentation:
     balance: tau of logit adjustment (Menon et al., ICLR 2021, arXiv:2007.07314, eq. 10): the supervised loss is of
     logits + tau log share, the share of each class in the pixels of the labeled images, so that the logits themselves
     are freed of how frequent classes are; 0 is the plain loss, 1 makes up for it all. shares: those shares, counted
-    where they are not given; a class that no label shows is let be.
+    where they are not given; a class that no label shows is taken for one of the mean adjustment. Of labels that are
+    pasted on unlabeled images (mixing.paste) the loss is the one of pseudo-labels, without it.
     """
 
     name, has_classes = "segmentation", True
@@ -35,10 +36,7 @@ class Segmentation:
 
     def __init__(self, classes, ignore_index=255, ohem=None, balance=0.0, shares=None):
         self.classes, self.ignore_index, self.ohem = tuple(classes), ignore_index, ohem
-        self.adjustment = None
-        if balance:
-            known = np.where(np.greater(shares, 0), shares, 1.0)
-            self.adjustment = np.float32(balance * np.log(known))
+        self.adjustment = adjustment(balance, shares) if balance and shares else None
 
     @property
     def channels(self):
@@ -176,10 +174,17 @@ class Segmentation:
         }
 
 
+def adjustment(balance, shares):
+    """tau log share of each class [C]; of one that no label shows the mean over pixels, so that it is let be."""
+    shares = np.asarray(shares, np.float64)
+    found = balance * np.log(np.where(shares > 0, shares, 1.0))
+    return np.float32(np.where(shares > 0, found, np.sum(shares * found)))
+
+
 def shares(labels, classes, ignore_index):
     """The share of each class in the pixels of int labels [h, w] that are not ignored: a list of so many numbers."""
     counts = sum(np.bincount(label[label != ignore_index].ravel(), minlength=classes) for label in labels)
-    return [round(float(share), 6) for share in counts / max(np.sum(counts), 1)]
+    return (counts / max(np.sum(counts), 1)).tolist()
 
 
 def _miou(parts):

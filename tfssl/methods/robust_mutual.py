@@ -47,6 +47,8 @@ class RobustMutual(SemiSupervised):
                  cutmix: Literal["independent", "shared", "none"] = "independent",
                  mix: Literal["cutmix", "paste"] = "cutmix", **shared):  # fmt: skip
         super().__init__(task, **shared)
+        if mix == "paste" and cutmix == "none":
+            raise UserError('method.mix is "paste", but by method.cutmix "none" nothing is mixed: leave cutmix out')
         self.students = list(networks)
         refuse_equal(self.students)
         self.teachers = [twin(student) for student in self.students]

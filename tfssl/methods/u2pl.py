@@ -35,7 +35,8 @@ class U2PL(SemiSupervised):
     negatives_from: "unreliable" pixels, those of "lowest" entropy (table 4's "Reliable"), or "all". queues: off,
     negatives are of this step alone (table 6). background_capacity: that of class 0. pushed: how many keys a class may
     get in a step, drawn at random; the paper's gets all. Its loss of hard pixels, on Cityscapes, is `task.ohem`.
-    warm_up: on labels alone, 1 epoch of 80. mix, teacher_statistics of batch norm and student_view ("strong" is not
+    warm_up: on labels alone, 1 epoch of 80. mix ("paste" is not the paper's: then eq. 8 still counts the teacher's own
+    pixels, and all pasted ones may be anchors), teacher_statistics of batch norm and student_view ("strong" is not
     the paper's): of these it says no more. A weight of 0 takes its term away.
     Where the authors' code differs. labeled_negatives: off, it never finds one. anchors_from: "lowest", unlabeled
     anchors are the share alpha_t of lowest entropy. positive_threshold: 0, the positive is a mean over pixels whatever
