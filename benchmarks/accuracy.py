@@ -76,7 +76,7 @@ def make(trial, camvid, folder):
     line = {**trial.key, "steps": chosen["steps"], "choose_miou": f"{chosen['miou']:.5f}",
             "report_miou": f"{scores['miou']:.5f}", "pseudo_miou": evaluations[-1].get("pseudo_label_miou", ""),
             "seconds": f"{chosen['seconds']:.0f}", "seconds_per_step": f"{seconds_per_step(run):.3f}",
-            "commit": commit(),
+            "commit": commit(), "choose_iou": json.dumps({k: round(v, 4) for k, v in chosen["per_class_iou"].items()}),
             **{f"iou {name}": f"{value:.4f}" for name, value in scores["per_class_iou"].items()}}  # fmt: skip
     with ADDING:
         add(CURVES, [{**trial.key, **row} for row in curves(run, evaluations, read_table)])
@@ -123,8 +123,12 @@ def finished():
 
 
 def commit():
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    return found.stdout.strip()
+    """The commit of the code, with a "+" where the tree held something else too."""
+    return told_by("rev-parse", "--short", "HEAD") + "+" * bool(told_by("status", "--porcelain", "tfssl", "configs"))
+
+
+def told_by(*words):
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main(arguments=None):

@@ -2,7 +2,7 @@
 
 Prints one Markdown table for each part (mIoU in percent, mean and deviation over the seeds there are; the gain over the
 supervised twin of the same seed and partition; how much of the distance from the twin to the model trained on all
-labels it closes), and draws docs/accuracy.png and docs/curves.png.
+labels it closes), and the evaluations of each run.
 """
 
 import csv
@@ -57,7 +57,8 @@ def table(lines, measure, ceiling=None):
             gains = [value - twin[seed] for seed, value in seeds.items() if seed in twin]
             cells += [told(seeds.values()), told(gains) if seeds is not twin else ""]
             if ceiling:
-                distance = ceiling - statistics.mean(twin.values()) if twin else 0
+                alike = [twin[seed] for seed in seeds if seed in twin]
+                distance = ceiling - statistics.mean(alike) if alike else 0
                 closed = gains and distance > 0 and seeds is not twin
                 cells.append(f"{statistics.mean(gains) / distance:.2f}" if closed else "")
         text.append(f"| {' | '.join(cells)} |")

@@ -120,6 +120,11 @@ def test_all_that_is_compared_can_be_built(name, tmp_path):
         comparison.prepare(advise.write(method, settings, tmp_path), [], "validation")
 
 
+@pytest.mark.parametrize("steps, expected", [(80, 0.9), (400, 0.95), (5000, 0.99)])
+def test_averages_forget_the_start_also_in_a_short_training(steps, expected):
+    assert advise.decay(steps) == expected
+
+
 def test_of_equal_doubts_those_unlike_what_is_taken_come_first():
     features = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.0]])
     assert next_labels.choose(np.array([0.9, 0.8, 0.7, 0.6]), features, 3) == [0, 2, 3]

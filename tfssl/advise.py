@@ -10,18 +10,19 @@ from tfssl import comparison, config, errors, folders, runs
 from tfssl.errors import UserError
 
 # What has gained most where it was measured (docs/study.md, docs/results.md), with the settings it was measured with.
-LABELS_ALONE = {"name": "supervised", "ema_decay": 0.99}
+LABELS_ALONE = {"name": "supervised"}
 PROMISING = {
     "segmentation": [
-        {"name": "classmix", "mix": "paste", "confidence": "selects", "threshold": 0.9, "ema_decay": 0.99},
-        {"name": "robust_mutual", "mix": "paste", "warm_up": 0.1, "ema_decay": 0.99},
+        {"name": "classmix", "mix": "paste", "confidence": "selects", "threshold": 0.9},
+        {"name": "robust_mutual", "mix": "paste", "warm_up": 0.1},
     ],
     "regression": [
-        {"name": "gct", "warm_up": 0.3, "detector_width": 16, "detector_stride": 8, "ema_decay": 0.97},
-        {"name": "mean_teacher", "student_view": "weak", "ema_decay": 0.99},
+        {"name": "gct", "warm_up": 0.3, "detector_width": 16, "detector_stride": 8},
+        {"name": "mean_teacher", "student_view": "weak"},
     ],
 }
 PART = 4  # a short time: this part of the steps of the configuration
+FEW = 300  # steps, below which a comparison says little
 
 
 def advise(path, seeds, folder, on, overrides=()):
@@ -37,6 +38,8 @@ def advise(path, seeds, folder, on, overrides=()):
     with open(folder / "comparison.csv", newline="", encoding="utf-8") as file:
         twin, *rows = csv.DictReader(file)
     best = max(rows, key=lambda row: float(row["gain"]))
+    if short(settings) < FEW:
+        print(f"warning: after {short(settings)} steps a comparison says little; --set training.steps={PART * FEW}")
     print(verdict(best, twin, settings, seeds))
     chosen = folder / f"{best['method']}_{seeds[0]}"
     print("\nMost worth labelling next, where the networks disagree or are undecided:", flush=True)
@@ -46,7 +49,7 @@ def advise(path, seeds, folder, on, overrides=()):
 def write(method, settings, folder):
     """The path of a configuration with this method, for a short time."""
     content = settings.model_dump(mode="json", exclude_unset=True)
-    content["method"] = method
+    content["method"] = {**method, "ema_decay": decay(short(settings))}
     content["networks"] = [network.model_dump(mode="json") for network in settings.networks[:1]]
     steps = short(settings)
     content["training"] = {**content.get("training", {}), "steps": steps, "epochs": None, "evaluate_every": steps}
@@ -55,6 +58,11 @@ def write(method, settings, folder):
     path = Path(folder) / f"{method['name']}.json"
     folders.write_json(path, content)
     return path
+
+
+def decay(steps):
+    """Of all averages: so that they have forgotten the start after a fifth of a short training, 0.99 at most."""
+    return round(min(0.99, max(0.9, 1 - 20 / steps)), 3)
 
 
 def refuse_nothing_unlabeled(settings):
