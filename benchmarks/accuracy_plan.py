@@ -65,4 +65,39 @@ TABLE = [
     *(Trial("table", method, "1_8", 0, method) for method in ("supervised", *SYSTEMS, *OTHERS)),
 ]  # fmt: skip
 
-PARTS = {"probe": PROBES, "table": TABLE}
+# The papers' own ablations, by docs/papers.md, of the configurations here; their whole methods are rows of the table.
+# At the weights and mixing of these configurations: without noise in the images nothing is pasted either.
+CONTRASTS = {"cross_weight": 0.0}
+ABLATED = {
+    "robust_mutual": {
+        "IML": {"rectification": False, "input_noise": False, "model_noise": False},
+        "IML, model noises": {"rectification": False, "input_noise": False},
+        "IML, input noises": {"rectification": False, "model_noise": False},
+        "IML, full noises": {"rectification": False},
+        "two stages": {"stages": 2, "p0": "stage"},
+    },
+    "gta": {
+        "assistant, not reweighted": {"reweighting": False},
+        "all parameters handed on": {"reweighting": False, "transmission": "all"},
+        "assistant on pseudo-labels alone": {"assistant_learns": "pseudo_labels"},
+        "student on both": {"student_learns": "both"},
+    },
+    "u2pl": {
+        "reliable": {"negatives_from": "lowest"},
+        "all": {"negatives_from": "all"},
+        "no contrast": {"contrast_weight": 0.0},
+    },
+    "cross_teacher": {
+        "cross teacher alone": {"memory_size": 0},
+        "high-level contrast alone": {**CONTRASTS, "threshold": 0.0},
+        "low-level contrast alone": {**CONTRASTS, "threshold": 1.0},
+        "both contrasts": CONTRASTS,
+    },
+    "gct": {"consistency alone": {"correction_weight": 0.0}, "correction alone": {"consistency_weight": 0.0}},
+}
+ABLATIONS = [
+    Trial("ablation", f"{method}: {row}", "1_32", 0, method, {f"method.{key}": value for key, value in options.items()})
+    for method, rows in ABLATED.items() for row, options in rows.items()
+]  # fmt: skip
+
+PARTS = {"probe": PROBES, "table": TABLE, "ablation": ABLATIONS}

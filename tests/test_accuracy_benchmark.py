@@ -7,6 +7,7 @@ import pytest
 from benchmarks import accuracy, accuracy_plan, accuracy_report
 from benchmarks.accuracy_plan import PARTS, Trial
 from tests.test_configs import PROJECT
+from tfssl import config, runs
 
 
 @pytest.fixture
@@ -66,6 +67,13 @@ def test_every_trial_has_a_key_a_folder_and_a_configuration_of_its_own():
     assert all((PROJECT / trial.config).is_file() for trial in trials)
     assert {trial.method for trial in PARTS["table"]} == {path.stem for path in (PROJECT / "configs/camvid").iterdir()}
     assert tuple(trials[0].key) == accuracy_plan.KEY
+
+
+@pytest.mark.parametrize("trial", PARTS["ablation"], ids=lambda trial: trial.row)
+def test_an_ablation_changes_what_its_configuration_has(trial):
+    settings = runs.resolve(config.load(PROJECT / trial.config), trial.config).method.model_dump()
+    for key, value in trial.settings.items():
+        assert settings[key.removeprefix("method.")] != value
 
 
 def line(row, seed, miou, partition="1_32"):
