@@ -41,7 +41,7 @@ def test_advice_from_the_command_to_the_images_to_label(path, tmp_path, monkeypa
     told = capsys.readouterr().out
     with open(folder / "comparison.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows] == ["supervised", "classmix", "robust_mutual"]
+    assert [row["method"] for row in rows] == ["supervised", "classmix", "gta"]
     best = max(rows[1:], key=lambda row: float(row["gain"]))
     (said,) = [line for line in told.splitlines() if line.startswith(("The unlabeled", "It is not shown"))]
     assert f"{best['method']} has {100 * float(best['mean']):.2f}, labels alone" in said and "and 2 steps." in said
@@ -51,7 +51,7 @@ def test_advice_from_the_command_to_the_images_to_label(path, tmp_path, monkeypa
     assert told.split("Most worth labelling next")[1].splitlines()[1:5] == listed
     sheet = np.asarray(Image.open(folder / f"{best['method']}_0" / "next_labels.png"))
     assert sheet.shape[0] > 4 * 160 and sheet.std() > 20
-    for name in ("supervised", "classmix", "robust_mutual"):
+    for name in ("supervised", "classmix", "gta"):
         kept = json.loads((folder / f"{name}_0" / "config.json").read_text())
         assert kept["training"]["steps"] == 2 and kept["training"]["learning_rate"] == 0.04
 

@@ -14,7 +14,7 @@ LABELS_ALONE = {"name": "supervised"}
 PROMISING = {
     "segmentation": [
         {"name": "classmix", "mix": "paste", "confidence": "selects", "threshold": 0.9},
-        {"name": "robust_mutual", "mix": "paste", "warm_up": 0.1},
+        {"name": "gta", "assistant_learns": "both", "mix": "paste", "warm_up": 0.1},
     ],
     "regression": [
         {"name": "gct", "warm_up": 0.3, "detector_width": 16, "detector_stride": 8},
