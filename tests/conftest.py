@@ -9,7 +9,7 @@ import tensorflow as tf
 
 # Their fixtures; one of them keeps tests out of the user's cache of checks.
 pytest_plugins = [
-    f"tests.{name}_for_tests" for name in ("lists", "finished", "exports", "serving")
+    f"tests.{name}_for_tests" for name in ("lists", "runs", "finished", "exports", "serving")
 ]
 
 tf.config.set_logical_device_configuration(

@@ -33,6 +33,12 @@ def surroundings(folder):
             framework.disable_op_determinism()  # it would turn XLA off, silently, in the tests that follow
 
 
+@pytest.fixture
+def tiny_surroundings(tmp_path):
+    with surroundings(tmp_path):
+        yield
+
+
 def tiny(classes, *, dropout: float = 0.3, stochastic_depth: float = 0.3):
     """The tiny network with weights by the seed that networks.build laid down."""
     assert classes == len(CLASSES)

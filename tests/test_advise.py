@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.runs_for_tests import configuration, image_name, surroundings, write_configuration, write_data
+from tests.runs_for_tests import configuration, image_name, write_configuration, write_data
 from tfssl import advise, compare, comparison, config, errors, evaluate, fit, next_labels, runs
 from tfssl.errors import UserError
 
@@ -16,10 +16,7 @@ SMALL = [{"name": "unet", "width": 4, "levels": 1}]
 COMMANDS = {"tfssl.fit": fit.main, "tfssl.evaluate": evaluate.main, "tfssl.next_labels": next_labels.main}
 
 
-@pytest.fixture(autouse=True)
-def tiny_surroundings(tmp_path):
-    with surroundings(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_surroundings")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.runs_for_tests import configuration, fit_and_cut, surroundings, write_configuration, write_data
+from tests.runs_for_tests import configuration, fit_and_cut, write_configuration, write_data
 from tfssl import config, fit, runs
 from tfssl.errors import UserError
 from tfssl.tasks import Segmentation, shares
@@ -77,30 +77,30 @@ def test_a_run_counts_them_on_its_labeled_images_and_keeps_them(tmp_path):
     assert runs.complete(settings, source, before=kept).task.shares == [0.2, 0.3, 0.5]  # those of the run that goes on
 
 
+@pytest.mark.usefixtures("tiny_surroundings")
 def test_a_run_goes_on_with_what_it_counted_and_is_read_without_the_data(tmp_path):
-    with surroundings(tmp_path):
-        root = write_data(tmp_path / "data")
-        training = {"steps": 2, "checkpoint_every": 1}
-        content = configuration(root, networks=[SMALL], task={"balance": 0.5}, training=training)
-        path = write_configuration(tmp_path / "run.json", content)
-        fit_and_cut(path, tmp_path / "run", 2)
-        fit.fit(path, output_dir=tmp_path / "run")
-        assert runs.reopen(tmp_path / "run", data=False).task.adjustment is not None
-        with pytest.raises(UserError, match="task.balance is 0.5, not 0.25"):
-            fit.fit(path, ["task.balance=0.25"], tmp_path / "run")
+    root = write_data(tmp_path / "data")
+    training = {"steps": 2, "checkpoint_every": 1}
+    content = configuration(root, networks=[SMALL], task={"balance": 0.5}, training=training)
+    path = write_configuration(tmp_path / "run.json", content)
+    fit_and_cut(path, tmp_path / "run", 2)
+    fit.fit(path, output_dir=tmp_path / "run")
+    assert runs.reopen(tmp_path / "run", data=False).task.adjustment is not None
+    with pytest.raises(UserError, match="task.balance is 0.5, not 0.25"):
+        fit.fit(path, ["task.balance=0.25"], tmp_path / "run")
 
 
+@pytest.mark.usefixtures("tiny_surroundings")
 def test_a_run_of_a_version_that_did_not_know_it_goes_on(tmp_path):
-    with surroundings(tmp_path):
-        content = configuration(write_data(tmp_path / "data"), networks=[SMALL])
-        path = write_configuration(tmp_path / "run.json", content)
-        folder = fit.fit(path, ["training.steps=1"], tmp_path / "run")
-        kept = json.loads((folder / "config.json").read_text())
-        for key in ("balance", "shares"):
-            del kept["task"][key]
-        (folder / "config.json").write_text(json.dumps(kept))
-        fit.fit(path, ["training.steps=1"], folder)
-        assert runs.reopen(folder, ["task.balance=0.5"]).task.adjustment is None  # whose shares nobody counted
+    content = configuration(write_data(tmp_path / "data"), networks=[SMALL])
+    path = write_configuration(tmp_path / "run.json", content)
+    folder = fit.fit(path, ["training.steps=1"], tmp_path / "run")
+    kept = json.loads((folder / "config.json").read_text())
+    for key in ("balance", "shares"):
+        del kept["task"][key]
+    (folder / "config.json").write_text(json.dumps(kept))
+    fit.fit(path, ["training.steps=1"], folder)
+    assert runs.reopen(folder, ["task.balance=0.5"]).task.adjustment is None  # whose shares nobody counted
 
 
 @pytest.mark.parametrize("task, message", [

@@ -15,7 +15,6 @@ from tests.runs_for_tests import (
     assert_same_bits,
     checkpointed,
     configuration,
-    surroundings,
     table,
     write_configuration,
     write_data,
@@ -26,10 +25,7 @@ from tfssl.export import parity
 ROLES = ["teacher_1", "teacher_2", "student_1", "student_2"]
 
 
-@pytest.fixture(autouse=True)
-def tiny_surroundings(tmp_path):
-    with surroundings(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_surroundings")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.runs_for_tests import SEGFORMER, configuration, surroundings, write_configuration, write_data
+from tests.runs_for_tests import SEGFORMER, configuration, write_configuration, write_data
 from tests.test_resume import PROJECT, kill_when, logged
 from tfssl import compare, comparison, errors, evaluate, fit
 from tfssl.errors import UserError
@@ -17,10 +17,7 @@ from tfssl.tasks import Segmentation
 TASK = Segmentation(["sky", "road"])
 
 
-@pytest.fixture(autouse=True)
-def tiny_surroundings(tmp_path):
-    with surroundings(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_surroundings")
 
 
 def tallies(generator, images=30, right=0.8):

@@ -15,7 +15,6 @@ from tests.runs_for_tests import (
     fit_and_cut,
     image_name,
     label_name,
-    surroundings,
     table,
     write_configuration,
     write_data,
@@ -35,10 +34,7 @@ LISTS = {name: f"{name}.txt" for name in ("labeled", "unlabeled", "validation")}
 MEAN_TEACHER = {"name": "mean_teacher"}
 
 
-@pytest.fixture(autouse=True)
-def tiny_surroundings(tmp_path):
-    with surroundings(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_surroundings")
 
 
 @pytest.fixture

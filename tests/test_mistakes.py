@@ -14,7 +14,6 @@ from tests.runs_for_tests import (
     configuration,
     image_name,
     label_name,
-    surroundings,
     write_configuration,
     write_data,
     write_list,
@@ -26,10 +25,7 @@ MUTUAL = {"name": "robust_mutual"}
 TINY = {"name": "tiny"}
 
 
-@pytest.fixture(autouse=True)
-def tiny_surroundings(tmp_path):
-    with surroundings(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_surroundings")
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from tests.runs_for_tests import (
     configuration,
     image_name,
     label_name,
-    surroundings,
     write_configuration,
     write_data,
 )
@@ -24,10 +23,7 @@ from tfssl.export.__main__ import main as export_main
 VALIDATION = (8, 9, 10)  # of them 9 is a JPEG and 10 has a size of its own
 
 
-@pytest.fixture(autouse=True)
-def tiny_surroundings(tmp_path):
-    with surroundings(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_surroundings")
 
 
 def call(main, *arguments):

@@ -18,7 +18,6 @@ from tests.runs_for_tests import (
     fit_and_hold,
     label_name,
     state,
-    surroundings,
     table,
     write_configuration,
     write_data,
@@ -32,10 +31,7 @@ CROSS = {"name": "cross_teacher", "memory_size": 4, "start_by": 2, "threshold": 
 TRAINING = {"steps": 10, "checkpoint_every": 3, "evaluate_every": 4, "log_every": 2}  # stages begin at steps 2 and 6
 
 
-@pytest.fixture(autouse=True)
-def tiny_surroundings(tmp_path):
-    with surroundings(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_surroundings")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from tests.networks_for_tests import tiny_network
-from tests.runs_for_tests import configuration, fit_and_cut, surroundings, table, write_configuration, write_data
+from tests.runs_for_tests import configuration, fit_and_cut, table, write_configuration, write_data
 from tfssl import errors, evaluate, fit, runs, selection
 from tfssl.errors import UserError
 from tfssl.export.__main__ import main as export_main
@@ -16,10 +16,7 @@ from tfssl.export.__main__ import main as export_main
 SCORES = {2: 0.1, 4: 0.9, 6: 0.2}
 
 
-@pytest.fixture(autouse=True)
-def tiny_surroundings(tmp_path):
-    with surroundings(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_surroundings")
 
 
 @pytest.fixture

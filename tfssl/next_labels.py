@@ -92,16 +92,8 @@ def tell(run, count=COUNT):
 def row(run, place):
     """{title: picture} of an unlabeled image: itself, what the network says, and how sure it is."""
     image = run.source.unlabeled.image(tf.constant(place, tf.int64))
-    logits = run.deployed(image[None], training=False)["logits"]
-    shown = {"image": np.uint8(np.round(image))}
-    if not run.task.has_classes:
-        return shown | {"prediction": np.uint8(np.round(run.task.decode(logits)[0]))}
-    probability = run.task.activation(logits)[0].numpy()
-    mask = probability.argmax(-1)
-    return shown | {
-        "prediction": pictures.colorize(mask, run.settings.task.palette, run.settings.task.ignore_index),
-        "confidence": pictures.confidence_map(probability.max(-1)),
-    }
+    logits = run.deployed(image[None], training=False)["logits"][0]
+    return {"image": np.uint8(np.round(image)), **run.task.predicted_panels(logits, run.settings.task.palette)}
 
 
 def main(arguments=None):

@@ -166,12 +166,17 @@ class Segmentation:
 
     def panels(self, label, logits, palette):
         """{title: uint8 [H, W, 3]} of one example: its label [H, W], its logits [H, W, C] and what they say."""
+        truth = pictures.colorize(label, palette, self.ignore_index)
+        return {"truth": truth, **self.predicted_panels(logits, palette)}
+
+    def predicted_panels(self, logits, palette):
+        """Those of them that need no label."""
         probability = self.activation(logits).numpy()
         return {
-            "truth": pictures.colorize(label, palette, self.ignore_index),
             "prediction": pictures.colorize(probability.argmax(-1), palette, self.ignore_index),
             "confidence": pictures.confidence_map(probability.max(-1)),
         }
+
 
 
 def adjustment(balance, shares):
@@ -271,8 +276,9 @@ class Regression:
         """{title: uint8 [H, W, 3]} of one example; the error is bright from a tenth of the range on."""
         label, predicted = np.nan_to_num(label), self.decode(logits).numpy()
         error = np.abs(label - predicted).mean(-1) / WHITE
-        return {
-            "truth": np.uint8(np.round(label)),
-            "prediction": np.uint8(np.round(predicted)),
-            "error": pictures.confidence_map(10 * error),
-        }
+        shown = {"truth": np.uint8(np.round(label)), **self.predicted_panels(logits, palette)}
+        return {**shown, "error": pictures.confidence_map(10 * error)}
+
+    def predicted_panels(self, logits, palette):
+        """Those of them that need no label."""
+        return {"prediction": np.uint8(np.round(self.decode(logits)))}
