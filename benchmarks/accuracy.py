@@ -68,8 +68,8 @@ def make(trial, camvid, folder):
 
     run = folder / trial.folder
     print(f"== {trial.folder}", flush=True)
-    in_a_process("tfssl.fit", trial.config, *overrides(trial, camvid, folder), "--output-dir", run)
-    in_a_process("tfssl.evaluate", run, "--on", "test")
+    in_a_process(*program(trial, "fit"), trial.config, *overrides(trial, camvid, folder), "--output-dir", run)
+    in_a_process(*program(trial, "evaluate"), run, "--on", "test")
     chosen, reported = (json.loads((run / name).read_text()) for name in ("metrics.json", "metrics_test.json"))
     scores = next(iter(reported["networks"].values()))
     evaluations = read_table(run / "evaluations.csv")
@@ -82,6 +82,11 @@ def make(trial, camvid, folder):
         add(CURVES, [{**trial.key, **row} for row in curves(run, evaluations, read_table)])
         add(RUNS, [line])
     print(f"== {trial.folder}: {100 * chosen['miou']:.2f} on the images to choose by", flush=True)
+
+
+def program(trial, command):
+    """The words that start a command of tfssl; of a control, which knows the unlabeled images' labels, its own."""
+    return ("benchmarks.oracle", command) if trial.is_control else (f"tfssl.{command}",)
 
 
 def curves(run, evaluations, read_table):

@@ -26,6 +26,11 @@ class Trial:
         return f"configs/camvid/{self.method}.json"
 
     @property
+    def is_control(self):
+        """Whether its pseudo-labels come from the truth (benchmarks/oracle.py)."""
+        return self.settings.get("method.name") in ("oracle", "corrected", "selected")
+
+    @property
     def folder(self):
         return re.sub(r"[^\w.-]+", "_", "_".join(self.key.values()))
 

@@ -62,7 +62,7 @@ class MeanTeacher(SemiSupervised):
         weight = self.consistency_weight * self.ramp(step, self.ramp_up)
 
         def terms():
-            target = tf.stop_gradient(self.task.activation(self.teacher(weak, training=False)["logits"]))
+            target = tf.stop_gradient(self.taught(weak))
             sure, hard, told = tf.cast(valid, tf.float32), self.consistency == "cross_entropy", None
             if self.threshold:
                 sure *= losses.confident(target, self.threshold)
@@ -83,6 +83,10 @@ class MeanTeacher(SemiSupervised):
         minimised, used = self.minimize(terms, [self.student], self.optimizer)
         self.follow(self.teacher, self.student, warmed_up(self.ema_decay, step))
         return self.track(minimised, used_pixels=used)
+
+    def taught(self, weak):
+        """What the student is to predict for weak views, before it is mixed: the teacher's predictions [B, H, W, C]."""
+        return self.task.activation(self.teacher(weak, training=False)["logits"])
 
     def weight(self, sure, inside):
         """What the distance is multiplied with: of each pixel [B, H, W], of each image [B, 1, 1], or one number."""
