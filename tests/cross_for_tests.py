@@ -46,13 +46,14 @@ def classified(network, features):
 
 
 def expected_step(method, batch, *, pairs=2, labels_from="others", student_view="weak", threshold=0.75,
-                  directional=True, weights=(1, 1, 0.1, 0.1)):  # fmt: skip
+                  label_threshold=0.0, directional=True, weights=(1, 1, 0.1, 0.1)):  # fmt: skip
     """Equations 1 to 10: what a step logs."""
     image, label = (np.array(tensor) for tensor in batch["labeled"])
     weak, valid, strong = (np.array(tensor) for tensor in batch["unlabeled"][:3])
     guides = method.students if labels_from == "students" else method.teachers
     told = [softmax(guide(weak, training=False)["logits"]) for guide in guides]
     pseudo = [np.where(valid, p.argmax(-1), VOID) for p in told]
+    told_surely = [p.max(-1) > label_threshold for p in told]
     both = np.concatenate([image, strong if student_view == "strong" else weak])
     outputs = [student(both, training=True) for student in method.students]
     features = [np.array(output["features"]).reshape(-1, 8) for output in outputs]
@@ -65,7 +66,8 @@ def expected_step(method, batch, *, pairs=2, labels_from="others", student_view=
         learned = {"own": [k], "all": [*others, k]}.get(labels_from, others or [k])
         logits = np.array(outputs[k]["logits"])
         found[f"supervised_{k + 1}"] = weights[0] * cross_entropy(label, logits[:4])
-        found[f"cross_{k + 1}"] = weights[1] * np.mean([cross_entropy(pseudo[j], logits[4:]) for j in learned])
+        crossed = [cross_entropy(pseudo[j], logits[4:], told_surely[j]) for j in learned]
+        found[f"cross_{k + 1}"] = weights[1] * np.mean(crossed)
         classes = np.concatenate([coarse(label), coarse(pseudo[learned[0]])]).ravel()
         known, high = classes != VOID, sure[k] > threshold
         found[f"high_{k + 1}"] = weights[2] * slow_high(features[k], classes, high & known, *banks[k])
@@ -83,7 +85,7 @@ def expected_step(method, batch, *, pairs=2, labels_from="others", student_view=
         found["low_pixels"] = np.mean(low_share)
         found["total_variation"] = min(0.5 * np.abs(one - other).sum(-1)[valid].mean()
                                        for one, other in itertools.combinations(told, 2))  # fmt: skip
-    return found | {"used_pixels": (pseudo[0] != VOID)[valid].mean()}
+    return found | {"used_pixels": told_surely[0][valid].mean()}
 
 
 def expected_keys(teacher, image, label, quota):

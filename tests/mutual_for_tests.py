@@ -29,11 +29,11 @@ def softmax(logits):
     return shifted / shifted.sum(-1, keepdims=True)
 
 
-def cross_entropy(label, logits):
-    """Equation 1, and one H of equation 5, over the pixels that are not void."""
+def cross_entropy(label, logits, weight=1.0):
+    """Equation 1, and one H of equation 5, over the pixels that are not void, each times its weight."""
     counts = label != VOID
     chosen = np.take_along_axis(np.log(softmax(logits)), np.where(counts, label, 0)[..., None], -1)[..., 0]
-    return -chosen[counts].mean()
+    return -(weight * chosen)[counts].mean()
 
 
 def resized(values, like):

@@ -37,7 +37,7 @@ from tfssl.networks.layers import image_input, point_classifier, with_classifier
 @pytest.mark.parametrize(
     "options",
     [{}, {"pairs": 1}, {"pairs": 3}, {"labels_from": "own"}, {"labels_from": "all"}, {"labels_from": "students"},
-     {"directional": False, "threshold": 0.5}, {"student_view": "strong"},
+     {"directional": False, "threshold": 0.5}, {"label_threshold": 0.6}, {"student_view": "strong"},
      {"pairs": 3, "labels_from": "all", "weights": (2, 3, 0.4, 0.5)}],
     ids=str,
 )  # fmt: skip
@@ -227,7 +227,8 @@ def test_cutmix_has_one_mask_for_both_students(monkeypatch):
     shown, study = [], method.study
     method.study = lambda k, image, key: shown.append(image) or study(k, image, key)
     mixed = step(method, batch)
-    (((_, image, *labels), (result, *mixed_labels)),) = seen
+    (((_, image, *told), (result, *mixed_labels)),) = seen
+    labels = told[:2]  # behind them, where they are sure
     np.testing.assert_array_equal(image, batch["unlabeled"][0])
     for images in shown:
         np.testing.assert_array_equal(images[4:], result)
@@ -250,7 +251,7 @@ def test_classmix_cuts_all_by_what_the_first_teacher_says(monkeypatch):
     method, batch = quiet(mix="classmix"), make_batch()
     logged = step(method, batch)
     (((_, by, image, *labels), (result, *mixed)),) = seen
-    assert len(labels) == len(mixed) == 2 and logged["cross_1"] > 0
+    assert len(labels) == len(mixed) == 4 and logged["cross_1"] > 0  # behind the labels, where they are sure
     np.testing.assert_array_equal(by, labels[0])
     changed = np.any(result != image, axis=-1)
     for label, after in zip(labels, mixed, strict=True):

@@ -27,7 +27,7 @@ from tfssl.schedules import Polynomial
 @pytest.mark.parametrize(
     "options",
     [{}, {"labels_from": "students"}, {"rectification": False}, {"p0": "stage"}, {"input_noise": False},
-     {"self_supervision": False, "unlabeled_weight": 2.5}],
+     {"self_supervision": False, "unlabeled_weight": 2.5}, {"threshold": 0.7}],
     ids=str,
 )  # fmt: skip
 def test_the_step_is_what_the_paper_says(options):
@@ -46,15 +46,17 @@ def test_the_step_is_what_the_paper_says(options):
         labels = [np.where(valid, p.argmax(-1), VOID) for p in p0]
     else:
         labels = [expected_labels(told[k], memories[k][0], valid, p0[k]) for k in range(2)]
-    expected = {"used_pixels": 1}
+    present = [softmax(output["logits"]) for output in told]
+    sure = [p.max(-1) > options.get("threshold", 0) for p in present]
+    expected = {"used_pixels": sure[0][valid].mean()}
+    assert expected["used_pixels"] == 1 if "threshold" not in options else 0.05 < expected["used_pixels"] < 0.95
     for k, student in enumerate(method.students):
         logits = student(weak if options.get("input_noise") is False else strong[k], training=True)["logits"]
         expected[f"supervised_{k + 1}"] = cross_entropy(label, student(image, training=True)["logits"])
         weight = options.get("unlabeled_weight", 1.0)
-        expected[f"peer_{k + 1}"] = weight * cross_entropy(labels[1 - k], logits)
+        expected[f"peer_{k + 1}"] = weight * cross_entropy(labels[1 - k], logits, sure[1 - k])
         if options.get("self_supervision", True):
-            expected[f"self_{k + 1}"] = weight * cross_entropy(labels[k], logits)
-    present = [softmax(output["logits"]) for output in told]
+            expected[f"self_{k + 1}"] = weight * cross_entropy(labels[k], logits, sure[k])
     expected["total_variation"] = 0.5 * np.abs(present[0] - present[1]).sum(-1)[valid].mean()
     expected["rectified"] = (labels[0] != present[0].argmax(-1))[valid].mean()
     inside = np.concatenate([label != VOID, valid])
@@ -188,7 +190,8 @@ def test_students_draw_noise_of_their_own():
 
 @pytest.mark.parametrize("kind", ["independent", "shared", "none"])
 def test_cutmix_masks(kind, monkeypatch):
-    """Image and both pseudo-labels of a student by one mask; each student's own, or one for both; none in eval."""
+    """Image, both pseudo-labels of a student and where they are sure by one mask; each student's own, or one for both;
+    none in eval."""
     seen, original = [], mixing.cutmix
 
     def record(key, *tensors):
@@ -202,13 +205,13 @@ def test_cutmix_masks(kind, monkeypatch):
     gradients_by_network(method, batch)
     assert len(seen) == (0 if kind == "none" else 2)
     masks = []
-    for k, ((image, *labels), (mixed, *mixed_labels)) in enumerate(seen):
+    for k, ((image, *told), (mixed, *mixed_told)) in enumerate(seen):
         np.testing.assert_array_equal(image, batch["unlabeled"][2 + k])
         origin = (np.array(mixed)[:, None] == np.array(image)[None]).all(-1)  # [mixed, image, H, W]
         chosen = origin.argmax(1)
-        assert origin.any(1).all() and len(labels) == 2
+        assert origin.any(1).all() and len(told) == 4  # labels, and whether they are sure
         rows, columns = np.indices(chosen.shape[1:])
-        for before, after in zip(labels, mixed_labels, strict=True):
+        for before, after in zip(told, mixed_told, strict=True):
             np.testing.assert_array_equal(np.array(before)[chosen, rows, columns], after)
         masks.append(chosen)
     if seen:

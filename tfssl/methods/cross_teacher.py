@@ -33,7 +33,9 @@ class CrossTeacher(FeatureContrasts):
     "students", direct mutual teaching. Weights of 0 take terms away. memory_size: V, keys of a class (table 7); 0 is no
     contrast. threshold: phi (table 8); 0 is high-level contrast alone, 1 low-level (table 4). directional: off is
     M_lc = 1 - M_hc (table 9). mix: nothing is said of it, hence "none"; or "cutmix", "classmix" or "paste" (mixing.py),
-    one mask for all students. student_view: "weak" or "strong". Rotations, flips and translations: `data.weak`.
+    one mask for all students. label_threshold: 0, or a pixel has a part in eq. 5 only where the teacher gives its class
+    more than this (not the paper's; docs/study.md). student_view: "weak" or "strong". Rotations, flips and
+    translations: `data.weak`.
     Its numbers are lost, so ours are the weights of the contrasts, temperature (tau) and ema_decay (alpha). quota: n,
     keys of a class and image; V / N_l rounds to the least, 1, from 86 labeled images on. chosen: the most "confident"
     n or "random" ones; the text says both. cross_from: the step at which eq. 5 joins; of a beginning on labels alone
@@ -53,7 +55,8 @@ class CrossTeacher(FeatureContrasts):
                  low_weight: Weight = 0.1, memory_size: Annotated[int, Field(ge=0)] = 128, quota: Count = 1,
                  chosen: Literal["confident", "random"] = "confident", cross_from: Amount = 0.0, start_by: Amount = 0.1,
                  temperature: Annotated[float, Field(gt=0)] = 0.1, threshold: Share = 0.75, directional: bool = True,
-                 anchors: Count = 256, mix: Literal["none", "cutmix", "classmix", "paste"] = "none",
+                 label_threshold: Share = 0.0, anchors: Count = 256,
+                 mix: Literal["none", "cutmix", "classmix", "paste"] = "none",
                  student_view: Literal["weak", "strong"] = "weak", **shared):  # fmt: skip
         kinds = KINDS if pairs > 1 else KINDS[:-1]  # eq. 8 needs a peer
         super().__init__(task, terms=tuple(f"{kind}_{k + 1}" for kind in kinds for k in range(pairs)), **shared)
@@ -75,6 +78,7 @@ class CrossTeacher(FeatureContrasts):
         self.ema_decay, self.quota, self.chosen = ema_decay, quota, chosen
         self.cross_from, self.start_by = steps_of(cross_from, self.steps), steps_of(start_by, self.steps)
         self.temperature, self.threshold, self.directional = temperature, threshold, directional
+        self.label_threshold = label_threshold
         self.anchors, self.mix = anchors, mix
         self.strong_views = 1 if student_view == "strong" else 0
         self.built = True
@@ -97,21 +101,24 @@ class CrossTeacher(FeatureContrasts):
             told = [self.task.activation(output["logits"][-weak.shape[0] :]) for output in said]
             first, *_ = pseudo = [losses.pseudo_label(p, valid, self.task.ignore_index) for p in told]  # eq. 3
             # one mask for all: eq. 8 compares what two students make of the same pixel
-            seen, *pseudo = self.mixed(fold(key, MIX), strong[0] if strong else weak, *pseudo, label=pseudo[0],
-                                       labeled=batch["labeled"])  # fmt: skip
+            sure = [losses.confident(p, self.label_threshold) for p in told]
+            used = losses.masked_mean(sure[0], valid)
+            seen, *mixed = self.mixed(fold(key, MIX), strong[0] if strong else weak, *pseudo, *sure, label=first,
+                                      labeled=batch["labeled"])  # fmt: skip
+            pseudo, sure = mixed[: len(told)], mixed[len(told) :]
             studied = [self.study(k, chain(image, seen), key) for k in range(len(self.students))]
             # eq. 4, before the softmax
             labeled, unlabeled = zip(*(unchain(output["logits"], image, seen) for output in studied), strict=True)
             found = {
                 "supervised": [self.task.loss(label, each) for each in labeled],  # eq. 1, 2
-                "cross": [crosses * self.crossed(k, pseudo, each) for k, each in enumerate(unlabeled)],
+                "cross": [crosses * self.crossed(k, pseudo, sure, each) for k, each in enumerate(unlabeled)],
             }
             contrasts, watched = self.contrasts(studied, label, pseudo, held, scores)  # eq. 6 to 9
             found |= {kind: [started * loss for loss in values] for kind, values in contrasts.items()}
             if told[1:]:
                 apart = [losses.total_variation(*pair, valid) for pair in itertools.combinations(told, 2)]
                 watched["total_variation"] = tf.reduce_min(apart)
-            watched["used_pixels"] = crosses * losses.labeled_share(first, valid, self.task.ignore_index)
+            watched["used_pixels"] = crosses * used
             fresh = [self.select(k, looked[k]["features"], label, scores[2, k]) for k in range(len(self.banks))]
             weighted = {f"{kind}_{k}": self.weights_of[kind] * value
                         for kind, values in found.items() for k, value in enumerate(values, 1)}  # fmt: skip
@@ -131,9 +138,9 @@ class CrossTeacher(FeatureContrasts):
         with noise(fold(fold(key, NOISE), k)):
             return self.students[k](image, training=True)
 
-    def crossed(self, k, pseudo, logits):
+    def crossed(self, k, pseudo, sure, logits):
         """Student k's part of eq. 5; of several tellers the mean, so that the weight means the same for any number."""
-        return tf.reduce_mean([losses.cross_entropy(pseudo[j], logits, ignore_index=self.task.ignore_index)
+        return tf.reduce_mean([losses.cross_entropy(pseudo[j], logits, sure[j], self.task.ignore_index)
                                for j in self.tellers[k]])  # fmt: skip
 
     def begins(self, term):

@@ -30,7 +30,9 @@ class RobustMutual(SemiSupervised):
     frozen at the start of the stage. prototype_start "bias_corrected" or "full_pass" over the data before a stage.
     cutmix: a mask of its own for each student ("independent"), one for both ("shared"), or "none"; mix: what is under
     the mask, another unlabeled image or, with "paste", half of the classes of a labeled one (not the paper's).
-    teacher_statistics: whether batch-norm statistics are averaged like weights, or copied. ema_decay.
+    teacher_statistics: whether batch-norm statistics are averaged like weights, or copied. ema_decay. threshold: 0, or
+    pixels have a part in eq. 5 only where the guide that labels them gives its own class more than this (not the
+    paper's, which learns from all: with few labels, errors then confirm themselves, docs/study.md).
     """
 
     learners = 2
@@ -41,7 +43,8 @@ class RobustMutual(SemiSupervised):
     def __init__(self, networks, task, *, labels_from: Literal["teachers", "students"] = "teachers",
                  self_supervision: bool = True, rectification: bool = True, input_noise: bool = True,
                  model_noise: bool = True, warm_up: Amount = 0.2, stages: int = 1, unlabeled_weight: Weight = 1.0,
-                 ema_decay: Share = 0.999, teacher_statistics: Literal["average", "copy"] = "average",
+                 threshold: Share = 0.0, ema_decay: Share = 0.999,
+                 teacher_statistics: Literal["average", "copy"] = "average",
                  p0: Literal["online", "stage"] = "online", prototype_momentum: Share = 0.9999,
                  prototype_start: Literal["bias_corrected", "full_pass"] = "bias_corrected",
                  cutmix: Literal["independent", "shared", "none"] = "independent",
@@ -61,7 +64,7 @@ class RobustMutual(SemiSupervised):
         self.roles = {"teacher_1": self.teachers[0], "teacher_2": self.teachers[1],
                       "student_1": self.students[0], "student_2": self.students[1]}  # fmt: skip
         self.self_supervision, self.rectification = self_supervision, rectification
-        self.unlabeled_weight = unlabeled_weight
+        self.unlabeled_weight, self.threshold = unlabeled_weight, threshold
         self.strong_views = 2 if input_noise else 0
         self.mix = mix if input_noise and cutmix != "none" else "none"
         self.own_masks = cutmix == "independent"
@@ -118,22 +121,23 @@ class RobustMutual(SemiSupervised):
         def terms():
             told = [self.tell(k, image, weak) for k in range(2)]
             pseudo = [losses.pseudo_label(labels, valid, self.task.ignore_index) for _, _, labels in told]  # eq. 6
+            unlabeled = [p[-weak.shape[0] :] for _, p, _ in told]
+            sure = [losses.confident(p, self.threshold) for p in unlabeled]
+            variation = losses.total_variation(*unlabeled, valid)
+            changed = [losses.pseudo_label(p, valid) != y for p, y in zip(unlabeled, pseudo, strict=True)]
+            rectified = losses.masked_mean(tf.cast(changed[0], tf.float32), valid)
             found = {}
             for k in range(2):
                 mask = fold(fold(key, MIX), k if self.own_masks else 0)
-                seen, *mixed = self.mixed(mask, strong[k] if strong else weak, *pseudo, labeled=(image, label))
-                labeled, unlabeled = unchain(self.study(k, chain(image, seen), key), image, seen)
+                seen, *mixed = self.mixed(mask, strong[k] if strong else weak, *pseudo, *sure, labeled=(image, label))
+                labeled, studied = unchain(self.study(k, chain(image, seen), key), image, seen)
                 found[f"supervised_{k + 1}"] = self.task.loss(label, labeled)  # eq. 1
-                found |= self.unlabeled_terms(k, mixed, unlabeled)  # eq. 5
+                found |= self.unlabeled_terms(k, mixed[:2], mixed[2:], studied)  # eq. 5
             means = [
                 losses.prototype_means(out["features"], p, chain(known, valid), least=10)  # eq. 10
                 for _, (out, p, _) in zip(self.prototypes, told, strict=False)
             ]
-            unlabeled = [p[-weak.shape[0] :] for _, p, _ in told]
-            variation = losses.total_variation(*unlabeled, valid)
-            changed = [losses.pseudo_label(p, valid) != y for p, y in zip(unlabeled, pseudo, strict=True)]
-            rectified = losses.masked_mean(tf.cast(changed[0], tf.float32), valid)
-            used = losses.labeled_share(pseudo[0], valid, self.task.ignore_index)
+            used = losses.masked_mean(sure[0], valid)
             return found, (means, {"used_pixels": used, "total_variation": variation, "rectified": rectified})
 
         minimised, (means, watched) = self.minimize(terms, self.students, self.optimizer)
@@ -166,10 +170,10 @@ class RobustMutual(SemiSupervised):
         with noise(fold(fold(key, NOISE), k) if self.model_noise else None):
             return self.students[k](image, training=True)["logits"]
 
-    def unlabeled_terms(self, k, pseudo, logits):
+    def unlabeled_terms(self, k, pseudo, sure, logits):
         """Student k's part of eq. 5, H(y_peer, h_k) and H(y_self, h_k); of eq. 3, the first alone."""
         peer, own = (
-            self.unlabeled_weight * losses.cross_entropy(pseudo[j], logits, ignore_index=self.task.ignore_index)
+            self.unlabeled_weight * losses.cross_entropy(pseudo[j], logits, sure[j], self.task.ignore_index)
             for j in (1 - k, k)
         )
         return {f"peer_{k + 1}": peer} | ({f"self_{k + 1}": own} if self.self_supervision else {})
