@@ -143,6 +143,7 @@ def main(arguments=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("camvid", type=Path)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--row", default="", metavar="TEXT", help="those rows only whose name begins so")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each; default: 2")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/accuracy"), help="default: runs/accuracy")
     parser.add_argument("--list", action="store_true", help="print what is still to be made, and end")
@@ -151,7 +152,8 @@ def main(arguments=None):
     if unknown:
         parser.error(f"no part {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
     done = finished()
-    trials = [trial for part in given.parts or PARTS for trial in PARTS[part] if tuple(trial.key.values()) not in done]
+    trials = [trial for part in given.parts or PARTS for trial in PARTS[part]
+              if trial.row.startswith(given.row) and tuple(trial.key.values()) not in done]  # fmt: skip
     if given.list:
         print("\n".join(f"{trial.folder} {json.dumps(trial.settings)}" for trial in trials))
         return

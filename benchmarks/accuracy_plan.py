@@ -55,15 +55,47 @@ PROBES = [
     on_chosen("probe", "robust_mutual, paste, balanced", "robust_mutual", method__threshold=0.0, **BALANCED),
 ]
 
-# What helps, one change at a time, from the mean teacher with labeled classes pasted, whose threshold is 0.9.
+# What helps, one change at a time, from the mean teacher with labeled classes pasted, whose threshold is 0.9; what
+# limits it: controls that know the unlabeled images' labels; and the options of the five systems.
+FROZEN = [{"name": "deeplab_v3_plus", "batch_norm": "frozen"}]
+CHANGES = {
+    "mean teacher": {},
+    "threshold 0": {"method__threshold": 0.0},
+    "threshold 0.7": {"method__threshold": 0.7},
+    "threshold 0.97": {"method__threshold": 0.97},
+    "2 labeled, 6 unlabeled": {"training__labeled_batch": 2, "training__unlabeled_batch": 6},
+    "8 unlabeled": {"training__unlabeled_batch": 8},
+    "rate 0.0005": {"training__learning_rate": 0.0005},
+    "rate 0.002": {"training__learning_rate": 0.002},
+    "average of 0.999": {"method__ema_decay": 0.999},
+    "frozen batch norm": {"networks": FROZEN},
+    "weak view": {"method__student_view": "weak"},
+    "four changes of colour": {"data__strong": {"operations": 4}},
+    "consistency 0.3": {"method__consistency_weight": 0.3},
+    "consistency 3": {"method__consistency_weight": 3.0},
+    "balance 0": {"task__balance": 0.0},
+    "balance 1": {"task__balance": 1.0},
+    "no pasting": {"method__mix": "classmix"},
+    **{name: {"method__name": name} for name in ("oracle", "corrected", "selected")},
+}
+SYSTEMS_CHANGED = {
+    "robust_mutual": [{"threshold": 0.9}, {"threshold": 0.9, "rectification": False}],
+    "u2pl": [{"student_view": "strong"}],
+    "cross_teacher": [{"label_threshold": 0.9, "student_view": "strong"}],
+    "gct": [{}],
+    "gta": [{}],
+    "unimatch": [{}],
+}
 SHORT = {"training__steps": 1000}
 STUDY = [
     on_chosen("study", "supervised", "supervised", **SHORT),
-    on_chosen("study", "mean teacher", "classmix", **SHORT),
+    *(on_chosen("study", row, "classmix", **SHORT, **changes) for row, changes in CHANGES.items()),
     on_chosen("study", "3,000 steps", "classmix", training__steps=3000),
-    on_chosen("study", "threshold 0", "classmix", method__threshold=0.0, **SHORT),
-    on_chosen("study", "2 labeled, 6 unlabeled", "classmix", training__labeled_batch=2, training__unlabeled_batch=6,
-              **SHORT),
+    *(on_chosen("study", f"{row}, 4,000 steps", method, training__steps=4000)
+      for row, method in (("supervised", "supervised"), ("mean teacher", "classmix"))),
+    *(on_chosen("study", ", ".join([method, *(f"{key} {value}" for key, value in options.items())]), method, **SHORT,
+                **{f"method__{key}": value for key, value in options.items()})
+      for method, changes in SYSTEMS_CHANGED.items() for options in changes),
 ]  # fmt: skip
 
 # The table. `longer` is the twin at the time that the dearest of the systems takes.
@@ -116,4 +148,4 @@ ABLATIONS = [
     for method, rows in ABLATED.items() for row, options in rows.items()
 ]  # fmt: skip
 
-PARTS = {"probe": PROBES, "table": TABLE, "ablation": ABLATIONS}
+PARTS = {"probe": PROBES, "study": STUDY, "table": TABLE, "ablation": ABLATIONS}
