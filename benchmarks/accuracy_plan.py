@@ -70,6 +70,7 @@ CHANGES = {
     "average of 0.999": {"method__ema_decay": 0.999},
     "frozen batch norm": {"networks": FROZEN},
     "weak view": {"method__student_view": "weak"},
+    "strong labeled view": {"data__labeled_view": "strong"},
     "four changes of colour": {"data__strong": {"operations": 4}},
     "consistency 0.3": {"method__consistency_weight": 0.3},
     "consistency 3": {"method__consistency_weight": 3.0},
@@ -89,6 +90,7 @@ SYSTEMS_CHANGED = {
 SHORT = {"training__steps": 1000}
 STUDY = [
     on_chosen("study", "supervised", "supervised", **SHORT),
+    on_chosen("study", "supervised, strong labeled view", "supervised", data__labeled_view="strong", **SHORT),
     *(on_chosen("study", row, "classmix", **SHORT, **changes) for row, changes in CHANGES.items()),
     on_chosen("study", "3,000 steps", "classmix", training__steps=3000),
     *(on_chosen("study", f"{row}, 4,000 steps", method, training__steps=4000)

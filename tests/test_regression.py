@@ -262,6 +262,10 @@ def test_methods_of_classes_and_strong_views_are_refused(tmp_path):
         settings = runs.resolve(parse({**content, "method": {"name": method}}, path), path)
         with pytest.raises(UserError, match=message):
             runs.build(settings, tmp_path, runs.make_source(settings))
+    strong = {**content["data"], "labeled_view": "strong"}
+    settings = runs.resolve(parse({**content, "data": strong, "method": {"name": "supervised"}}, path), path)
+    with pytest.raises(UserError, match="other colours would be another image.*data.labeled_view"):
+        runs.build(settings, tmp_path, runs.make_source(settings))
     digits = {"source": "digit_scenes", "crop": [32, 32]}
     settings = runs.resolve(parse({**content, "data": digits}, path), path)
     with pytest.raises(UserError, match="task.name is regression, but the labels of data.source digit_scenes"):

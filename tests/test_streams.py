@@ -179,6 +179,20 @@ def test_strong_views_have_the_weak_views_geometry_and_colours_of_their_own():
         np.testing.assert_array_equal(valid, without["unlabeled"][1])
 
 
+def test_labeled_images_have_strong_views_where_they_are_asked_for():
+    """Other colours, the same places; nothing else of the batch changes."""
+    data = source(pictured(3), pictured(3))
+    given = {"strong_views": 1, "weak": {}, "crop": (10, 10)}
+    plain = {"operations": 0, "blur": 0.0, "grayscale": 0.0}
+    for strong, alike in ((plain, True), ({"blur": 1.0}, False)):
+        for batch, weak in zip(batches(data, **given, strong=strong, labeled_view="strong"),
+                               batches(data, **given, strong=strong), strict=True):  # fmt: skip
+            image, label = batch["labeled"]
+            assert all(np.allclose(one, other, atol=1e-4) == alike
+                       for one, other in zip(image, weak["labeled"][0], strict=True))  # fmt: skip
+            assert_equal([label, *batch["unlabeled"]], [weak["labeled"][1], *weak["unlabeled"]])
+
+
 def test_a_label_is_brought_to_its_image_by_nearest_neighbour():
     label = tf.constant(np.arange(24).reshape(4, 6), tf.int32)
     np.testing.assert_array_equal(like_image(label, tf.zeros([4, 6, 3])), label)

@@ -52,10 +52,13 @@ class Strong(Section):
 
 
 class Data(OpenSection):
+    """labeled_view: what training sees of labeled images; their colours may change as those of strong views do."""
+
     source: str = "digit_scenes"
     crop: tuple[pydantic.PositiveInt, pydantic.PositiveInt] = (96, 96)
     weak: Weak = Weak()
     strong: Strong = Strong()
+    labeled_view: Literal["weak", "strong"] = "weak"
 
 
 Byte = Annotated[int, pydantic.Field(ge=0, le=255)]

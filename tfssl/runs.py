@@ -60,7 +60,7 @@ class Run:
 def resolve(settings, path):
     """The settings with every default of the named source, networks and method filled in."""
     data = settings.data.model_dump()
-    known = {"source", "crop", "weak", "strong"}
+    known = {"source", "crop", "weak", "strong", "labeled_view"}
     source = config.choose(SOURCES, data["source"], f"{path}: data.source")
     if settings.task.classes and len(set(settings.task.classes)) < len(settings.task.classes):
         raise UserError(f"{path}: task.classes names a class twice; scores go by the names")
@@ -177,7 +177,7 @@ def build(settings, folder, source=None, strategy=None):
         method.parts = training.accumulate
         shares = strategy.num_replicas_in_sync * training.accumulate
         method.refuse_batch(settings.data.crop, training.labeled_batch // shares, training.unlabeled_batch // shares)
-    if method.strong_views and min(settings.data.crop) < LEAST_SIDE:
+    if uses_strong(settings, method) and min(settings.data.crop) < LEAST_SIDE:
         raise UserError(f"data.crop is {list(settings.data.crop)}: strong views need {LEAST_SIDE} pixels a side")
     if source is not None and not source.resamples:
         refuse_other_noise(settings, method)
@@ -208,9 +208,13 @@ def refuse_other_noise(settings, method):
     if tuple(weak.scale) != (1, 1) or weak.rotation:
         raise UserError("data.weak: scaling and rotation would change the noise that is to be removed; "
                         "set scale to [1, 1] and rotation to 0")  # fmt: skip
-    if method.strong_views and (strong.operations or strong.blur or strong.grayscale):
+    if uses_strong(settings, method) and (strong.operations or strong.blur or strong.grayscale):
         raise UserError("data.strong: other colours would be another image; set operations, blur and grayscale to 0, "
-                        "or choose a method without strong views")  # fmt: skip
+                        "or choose a method and a data.labeled_view without strong views")  # fmt: skip
+
+
+def uses_strong(settings, method):
+    return method.strong_views or settings.data.labeled_view == "strong"
 
 
 def make_networks(settings, count, classes):
@@ -250,6 +254,7 @@ def batches(run, start, stop, shares=(0, 1, 1)):
         unlabeled_batch=training.unlabeled_batch if run.method.uses_unlabeled else 0,
         strong_views=run.method.strong_views, crop=settings.data.crop, ignore_index=run.task.ignore_index,
         weak=settings.data.weak.model_dump(), strong=settings.data.strong.model_dump(), shares=shares,
+        labeled_view=settings.data.labeled_view,
     )  # fmt: skip
 
 

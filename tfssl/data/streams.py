@@ -18,10 +18,11 @@ LABELED, UNLABELED = 1, 2  # the two streams' numbers in the random keys
 
 
 def paired_stream(source, *, seed, start, stop, labeled_batch, unlabeled_batch, strong_views, crop, ignore_index,
-                  weak=None, strong=None, shares=(0, 1, 1)):  # fmt: skip
+                  weak=None, strong=None, labeled_view="weak", shares=(0, 1, 1)):  # fmt: skip
     """The batches start..stop-1 as a tf.data.Dataset; batch n is that of step n + 1.
 
-    `weak` and `strong` are arguments of augment's functions. shares: (first, here, all): of each batch, cut into `all`
+    `weak` and `strong` are arguments of augment's functions; by labeled_view "strong" the colours of labeled images
+    change too. shares: (first, here, all): of each batch, cut into `all`
     equal shares, the shares from `first` on, so many as `here`, one element each; nothing of the others is read. A
     whole batch is one share of one.
     """
@@ -32,6 +33,8 @@ def paired_stream(source, *, seed, start, stop, labeled_batch, unlabeled_batch, 
     def labeled(place, position, step, key):
         image, label = load(source.labeled, place, position, step)
         image, label, _ = augment.weak(image, like_image(label, image), key, **geometry)
+        if labeled_view == "strong":
+            image = augment.strong(image, fold(key, 1), **(strong or {}))
         return image, label
 
     def unlabeled(place, position, step, key):
