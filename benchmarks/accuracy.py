@@ -3,7 +3,8 @@
 CAMVID: the folder of the 367 training and 101 validation frames at 480 x 360 with their lists. Settings are chosen on
 the first 45 lines of splits/val.txt with seed 0, and reported on the last 45, with the labeled images of
 splits/1_N/seedS for seed S; the eleven frames between lie too near to both. Pseudo-labels are watched on 64 of the
-unlabeled images, whose labels training never reads.
+unlabeled images, whose labels training never reads; the network that ships is scored on these too (unlabeled_miou):
+they are of all three drives, the validation frames of a single place.
 
 Each finished run adds its line to benchmarks/accuracy/runs.csv, and its evaluations to curves.csv beside it, and is
 never made again; what was cut goes on when the same command is given again. One thread each, --jobs runs side by side.
@@ -69,15 +70,18 @@ def make(trial, camvid, folder):
     run = folder / trial.folder
     print(f"== {trial.folder}", flush=True)
     in_a_process(*program(trial, "fit"), trial.config, *overrides(trial, camvid, folder), "--output-dir", run)
-    in_a_process(*program(trial, "evaluate"), run, "--on", "test")
-    chosen, reported = (json.loads((run / name).read_text()) for name in ("metrics.json", "metrics_test.json"))
-    scores = next(iter(reported["networks"].values()))
+    chosen, scores = json.loads((run / "metrics.json").read_text()), {}
+    for name in ("test", "held_out") if watched(camvid, folder, trial) else ("test",):
+        in_a_process(*program(trial, "evaluate"), run, "--on", name)
+        scores[name] = next(iter(json.loads((run / f"metrics_{name}.json").read_text())["networks"].values()))
+    seen = scores.get("held_out")
     evaluations = read_table(run / "evaluations.csv")
     line = {**trial.key, "steps": chosen["steps"], "choose_miou": f"{chosen['miou']:.5f}",
-            "report_miou": f"{scores['miou']:.5f}", "pseudo_miou": evaluations[-1].get("pseudo_label_miou", ""),
+            "report_miou": f"{scores['test']['miou']:.5f}", "unlabeled_miou": f"{seen['miou']:.5f}" if seen else "",
+            "pseudo_miou": evaluations[-1].get("pseudo_label_miou", ""),
             "seconds": f"{chosen['seconds']:.0f}", "seconds_per_step": f"{seconds_per_step(run):.3f}",
             "commit": commit(), "choose_iou": json.dumps({k: round(v, 4) for k, v in chosen["per_class_iou"].items()}),
-            **{f"iou {name}": f"{value:.4f}" for name, value in scores["per_class_iou"].items()}}  # fmt: skip
+            **{f"iou {name}": f"{value:.4f}" for name, value in scores["test"]["per_class_iou"].items()}}  # fmt: skip
     with ADDING:
         add(CURVES, [{**trial.key, **row} for row in curves(run, evaluations, read_table)])
         add(RUNS, [line])
