@@ -12,7 +12,9 @@ benchmarks/accuracy_plan.py has the runs of each part; benchmarks/accuracy_repor
 """
 
 import argparse
+import contextlib
 import csv
+import fcntl
 import json
 import os
 import random
@@ -24,7 +26,6 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "accuracy"
 RUNS, CURVES = RESULTS / "runs.csv", RESULTS / "curves.csv"
 WATCHED = 64
-ADDING = threading.Lock()
 
 
 def lists(camvid, folder):
@@ -35,7 +36,9 @@ def lists(camvid, folder):
 
 
 def watched(camvid, folder, trial):
-    """A list of some unlabeled images with their labels, spread over all drives."""
+    """A list of some unlabeled images with their labels, spread over all drives; a control learns from these labels."""
+    if trial.is_control:
+        return None
     path = camvid / f"splits/{trial.partition}/seed{trial.seed}/unlabeled.txt"
     names = path.read_text().splitlines() if path.is_file() else []
     return written(folder / f"watch_{trial.partition}_{trial.seed}.txt",
@@ -67,7 +70,7 @@ def make(trial, camvid, folder):
     from tfssl.comparison import in_a_process, seconds_per_step
     from tfssl.tables import read_table
 
-    run = folder / trial.folder
+    run, code = folder / trial.folder, commit()
     print(f"== {trial.folder}", flush=True)
     in_a_process(*program(trial, "fit"), trial.config, *overrides(trial, camvid, folder), "--output-dir", run)
     chosen, scores = json.loads((run / "metrics.json").read_text()), {}
@@ -80,11 +83,11 @@ def make(trial, camvid, folder):
             "report_miou": f"{scores['test']['miou']:.5f}", "unlabeled_miou": f"{seen['miou']:.5f}" if seen else "",
             "pseudo_miou": evaluations[-1].get("pseudo_label_miou", ""),
             "seconds": f"{chosen['seconds']:.0f}", "seconds_per_step": f"{seconds_per_step(run):.3f}",
-            "commit": commit(), "choose_iou": json.dumps({k: round(v, 4) for k, v in chosen["per_class_iou"].items()}),
+            "commit": code, "choose_iou": json.dumps({k: round(v, 4) for k, v in chosen["per_class_iou"].items()}),
             **{f"iou {name}": f"{value:.4f}" for name, value in scores["test"]["per_class_iou"].items()}}  # fmt: skip
-    with ADDING:
-        add(CURVES, [{**trial.key, **row} for row in curves(run, evaluations, read_table)])
-        add(RUNS, [line])
+    with alone():
+        put(CURVES, [{**trial.key, **row} for row in curves(run, evaluations, read_table)])
+        put(RUNS, [line])
     print(f"== {trial.folder}: {100 * chosen['miou']:.2f} on the images to choose by", flush=True)
 
 
@@ -104,21 +107,31 @@ def curves(run, evaluations, read_table):
                "pseudo_classes": json.dumps(classes.get(row["step"], {}))}  # fmt: skip
 
 
-def add(path, rows):
-    """Append rows to a table, which is made where it is not there."""
-    rows = list(rows)
-    new = not path.is_file()
-    path.parent.mkdir(exist_ok=True)
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if new else header(path))
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+@contextlib.contextmanager
+def alone():
+    """Of all threads and processes that add lines, one at a time."""
+    RESULTS.mkdir(exist_ok=True)
+    with open(RESULTS / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
-def header(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return next(csv.reader(file))
+def put(path, rows):
+    """Write the rows of one run into a table, in place of those it has of it; new columns are empty elsewhere."""
+    from benchmarks.accuracy_plan import KEY
+
+    rows, before = list(rows), []
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8") as file:
+            before = list(csv.DictReader(file))
+    mine = [rows[0][name] for name in KEY]
+    kept = [row for row in before if [row[name] for name in KEY] != mine] + rows
+    partial = path.with_name(f".{path.name}")
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in kept for name in row)))
+        writer.writeheader()
+        writer.writerows(kept)
+    partial.replace(path)
 
 
 def finished():

@@ -13,7 +13,7 @@ from collections import defaultdict
 from benchmarks.accuracy import CURVES, RUNS
 
 TWINS, CEILING = ("supervised", "supervised, longer"), "all labels"
-BY = dict.fromkeys(("probe", "study"), "choose_miou")  # where settings are chosen, what is reported is not looked at
+CHOOSING = ("probe", "study")  # parts where settings are chosen: what is reported is not looked at
 
 
 def read(path):
@@ -65,8 +65,19 @@ def table(lines, measure, ceiling=None):
     return "\n".join(text)
 
 
+def choosing(lines):
+    """Markdown of runs by which settings are chosen: their steps, and mIoU on the frames to choose by, on unlabeled
+    images, and of the pseudo-labels there."""
+    text = ["| | steps | frames to choose by | unlabeled images | pseudo-labels |", "|---|---|---|---|---|"]
+    for line in lines:
+        scores = (line.get(f"{name}_miou") for name in ("choose", "unlabeled", "pseudo"))
+        told = (f"{100 * float(score):.1f}" if score else "" for score in scores)
+        text.append(f"| {line['row']} | {line['steps']} | {' | '.join(told)} |")
+    return "\n".join(text)
+
+
 def classes(lines):
-    """Markdown of the IoU class by class, means over seeds."""
+    """Markdown of the IoU class by class on the reported frames, means over seeds."""
     names = [key.removeprefix("iou ") for key in lines[0] if key.startswith("iou ")]
     groups = defaultdict(list)
     for line in lines:
@@ -96,10 +107,11 @@ def main():
                 if (line["part"], line["row"]) == ("table", CEILING)]  # fmt: skip
     for part in dict.fromkeys(line["part"] for line in lines):
         members = [line for line in lines if line["part"] == part]
-        measure = BY.get(part, "report_miou")
-        print(f"\n## {part} ({measure})\n")
-        print(table(members, measure, statistics.mean(ceilings) if ceilings and measure != "choose_miou" else None))
-        if measure != "choose_miou":
+        print(f"\n## {part}\n")
+        if part in CHOOSING:
+            print(choosing(members))
+        else:
+            print(table(members, "report_miou", statistics.mean(ceilings) if ceilings else None))
             print(f"\n{classes(members)}")
         for key, points in curves(part).items():
             steps = ", ".join(f"{step}: {miou:.1f}" + (f" ({pseudo:.1f})" if pseudo is not None else "")

@@ -1,8 +1,8 @@
 """python -m benchmarks.oracle fit|evaluate ...: tfssl.fit and tfssl.evaluate of mean teachers that are told the truth.
 
 A control, no method: it needs labels of the unlabeled images, which the list `data.unlabeled` must name, and says how
-much better pseudo-labels could bring at the same budget. Under `method.name` the configuration has one of these, each
-with the options of `classmix`:
+much better pseudo-labels could bring at the same budget, on one device. (So its scores on unlabeled images say
+nothing.) Under `method.name` the configuration has one of these, each with the options of `classmix`:
 
 oracle: every pixel is learned with its true class; nothing is left of the teacher.
 corrected: the pixels that the teacher is sure of have their true class, the others are left out as ever: its errors
@@ -27,6 +27,12 @@ ordinary_batches = runs.batches
 
 class Oracle(ClassMix):
     """What it is told is the truth; of what carries no label nothing is."""
+
+    def refuse_batch(self, *batch):
+        super().refuse_batch(*batch)
+        if not (self.threshold and self.confidence == "selects" and self.strong_views):
+            raise errors.UserError('method: controls leave pixels out by confidence: set confidence to "selects", '
+                                   'threshold above 0 and student_view to "strong"')  # fmt: skip
 
     def learn(self, batch):
         self.truth = tf.one_hot(batch["unlabeled"][-1], self.task.channels)  # zeros where a label is ignored
@@ -53,7 +59,7 @@ class Selected(Oracle):
 def batches(run, start, stop, shares=(0, 1, 1)):
     """The batches of a run, but that its unlabeled images come from another stream, with their labels at the end."""
     settings, training = run.settings, run.settings.training
-    told = settings.data.model_copy(update={"labeled": settings.data.unlabeled, "unlabeled": None})
+    told = settings.data.model_copy(update={"labeled": settings.data.unlabeled, "unlabeled": None, "held_out": None})
     told = runs.make_source(settings.model_copy(update={"data": told}))
     views = paired_stream(
         told, seed=settings.seed + 1, start=start, stop=stop, labeled_batch=training.unlabeled_batch, unlabeled_batch=0,

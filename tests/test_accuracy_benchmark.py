@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import accuracy, accuracy_plan, accuracy_report
+from benchmarks import accuracy, accuracy_figures, accuracy_plan, accuracy_report, step_cost
 from benchmarks.accuracy_plan import PARTS, Trial
 from tests.test_configs import PROJECT
 from tfssl import config, runs
@@ -23,6 +23,7 @@ def camvid(tmp_path):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(accuracy, "RESULTS", tmp_path / "lines")
     for module in (accuracy, accuracy_report):
         monkeypatch.setattr(module, "RUNS", tmp_path / "lines/runs.csv")
         monkeypatch.setattr(module, "CURVES", tmp_path / "lines/curves.csv")
@@ -54,10 +55,18 @@ def test_what_is_chosen_on_reported_and_watched(camvid, tmp_path):
 def test_a_line_is_added_once_and_its_run_is_finished(results):
     trial = Trial("table", "gta, longer", "1_32", 2)
     assert accuracy.finished() == set()
-    accuracy.add(accuracy.RUNS, [{**trial.key, "steps": 3}])
-    accuracy.add(accuracy.RUNS, [{**trial.key, "seed": "1", "steps": 4}])
+    with accuracy.alone():
+        accuracy.put(accuracy.RUNS, [{**trial.key, "steps": 3}])
+        accuracy.put(accuracy.RUNS, [{**trial.key, "seed": "1", "steps": 4, "seconds": 5}])
+        accuracy.put(accuracy.RUNS, [{**trial.key, "steps": 6}])  # in place of the first
     assert accuracy.finished() == {tuple(trial.key.values()), ("table", "gta, longer", "1_32", "1")}
-    assert len(accuracy.RUNS.read_text().splitlines()) == 3
+    rows = {(row["seed"], row["steps"], row["seconds"]) for row in accuracy_report.read(accuracy.RUNS)}
+    assert rows == {("1", "4", "5"), ("2", "6", "")}
+
+
+def test_what_a_control_has_learned_is_not_watched(camvid, tmp_path):
+    trial = Trial("study", "oracle", "1_32", 2, "classmix", {"method.name": "oracle"})
+    assert settings_of(accuracy.overrides(trial, camvid, tmp_path / "out"))["data.held_out"] is None
 
 
 def test_every_trial_has_a_key_a_folder_and_a_configuration_of_its_own():
@@ -89,3 +98,32 @@ def test_the_table_has_gains_over_the_better_twin_and_the_part_of_the_distance()
     assert rows["supervised, longer"] == ["42.0 ± 1.4", "", ""]  # the better one
     assert rows["supervised"] == ["41.0 ± 1.4", "-1.0 ± 2.8", "-0.07"]
     assert rows["gta"] == ["49.0 ± 1.4", "7.0 ± 0.0", "0.50"]
+
+
+def test_what_a_step_costs_is_read_from_what_step_cost_prints(tmp_path, results):
+    path = tmp_path / "step_cost.md"
+    rows = [step_cost.COLUMNS, ["---"] * 8, ["gta", "11", "750", *"12345"], ["supervised", "11", "250", *"12345"]]
+    path.write_text("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    cost = accuracy_figures.relative_cost(path)
+    assert cost == {"gta": 3, "supervised": 1}
+    lines = [line("supervised", "0", 40), line("gta", "0", 50), line("gta", "1", 48), line("gta", "0", 53, "1_16"),
+             line("all labels", "0", 60, "all"), line("supervised, longer", "0", 41)]  # fmt: skip
+    first, second = accuracy_figures.draw_cost(lines, cost).axes
+    assert {(text.get_text(), *map(float, text.xy)) for text in first.texts if text.get_text() in cost} == {
+        ("gta", 3, 49), ("supervised", 1, 40)}  # fmt: skip
+    assert [text.get_text() for text in second.texts] == ["gta", "all labels"]
+
+
+def test_curves_are_drawn_of_one_part(results):
+    for row, part in (("gta", "study"), ("oracle", "study"), ("gta", "table")):
+        key = {"part": part, "row": row, "partition": "1_32", "seed": "0"}
+        told = "" if row == "oracle" else 0.3
+        classes = json.dumps({"sky": 0.2} if told else {})
+        with accuracy.alone():
+            accuracy.put(accuracy.CURVES, [{**key, "step": step, "miou": 0.4, "pseudo_miou": told,
+                                            "pseudo_classes": classes} for step in (1, 2)])  # fmt: skip
+    (panel,) = accuracy_figures.draw_curves("study").axes
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["gta", "oracle"]
+    assert len(panel.lines) == 3  # pseudo-labels of the one that has them
+    drawn = [panel for panel in accuracy_figures.draw_classes("study").axes if panel.lines]
+    assert [panel.get_title() for panel in drawn] == ["gta"]

@@ -52,7 +52,7 @@ def test_what_a_control_is_told(name, controls):
 def test_the_labels_of_a_control_fit_its_images(tmp_path, monkeypatch):
     """And its command trains and scores."""
     path = write_configuration(tmp_path / "config.json", configuration(
-        write_data(tmp_path / "data"), data={"test": "validation.txt"},
+        write_data(tmp_path / "data"), data={"test": "validation.txt", "held_out": "held_out.txt"},
         method={"name": "oracle", "mix": "paste", "confidence": "selects"}))  # fmt: skip
     folder, seen = tmp_path / "run", []
 
@@ -74,6 +74,16 @@ def test_the_labels_of_a_control_fit_its_images(tmp_path, monkeypatch):
         assert (valid == (label != VOID)).all() and valid.any()
         nearest = np.abs(image[..., None, :] - palette).sum(-1).argmin(-1)
         assert (nearest == label)[valid].mean() > 0.8  # colours tell the classes, but for noise and borders
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"threshold": 0.0}, {"confidence": "weighs_images"}, {"student_view": "weak"}], ids=str
+)
+def test_a_control_must_leave_pixels_out(wrong, controls):
+    fine = {"threshold": 0.7, "confidence": "selects"}
+    make_method("selected", **fine).refuse_batch((32, 32), 4, 4)
+    with pytest.raises(UserError, match="leave pixels out by confidence"):
+        make_method("selected", **fine | wrong).refuse_batch((32, 32), 4, 4)
 
 
 def test_a_control_needs_one_of_two_words(monkeypatch):

@@ -52,7 +52,8 @@ class Strong(Section):
 
 
 class Data(OpenSection):
-    """labeled_view: what training sees of labeled images; their colours may change as those of strong views do."""
+    """labeled_view: what training sees of labeled images, teachers and what is pasted included: "weak" views, or such
+    whose colours change as those of strong views do."""
 
     source: str = "digit_scenes"
     crop: tuple[pydantic.PositiveInt, pydantic.PositiveInt] = (96, 96)

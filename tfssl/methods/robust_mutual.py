@@ -31,8 +31,8 @@ class RobustMutual(SemiSupervised):
     cutmix: a mask of its own for each student ("independent"), one for both ("shared"), or "none"; mix: what is under
     the mask, another unlabeled image or, with "paste", half of the classes of a labeled one (not the paper's).
     teacher_statistics: whether batch-norm statistics are averaged like weights, or copied. ema_decay. threshold: 0, or
-    pixels have a part in eq. 5 only where the guide that labels them gives its own class more than this (not the
-    paper's, which learns from all: with few labels, errors then confirm themselves, docs/study.md).
+    pixels have a part in eq. 5 only where the greatest p_0, before it is rectified, is above it (not the paper's, which
+    learns from all; docs/study.md).
     """
 
     learners = 2
@@ -120,9 +120,9 @@ class RobustMutual(SemiSupervised):
 
         def terms():
             told = [self.tell(k, image, weak) for k in range(2)]
-            pseudo = [losses.pseudo_label(labels, valid, self.task.ignore_index) for _, _, labels in told]  # eq. 6
-            unlabeled = [p[-weak.shape[0] :] for _, p, _ in told]
-            sure = [losses.confident(p, self.threshold) for p in unlabeled]
+            pseudo = [losses.pseudo_label(labels, valid, self.task.ignore_index) for *_, labels in told]  # eq. 6
+            sure = [losses.confident(p0, self.threshold) for _, _, p0, _ in told]
+            unlabeled = [p[-weak.shape[0] :] for _, p, *_ in told]
             variation = losses.total_variation(*unlabeled, valid)
             changed = [losses.pseudo_label(p, valid) != y for p, y in zip(unlabeled, pseudo, strict=True)]
             rectified = losses.masked_mean(tf.cast(changed[0], tf.float32), valid)
@@ -135,7 +135,7 @@ class RobustMutual(SemiSupervised):
                 found |= self.unlabeled_terms(k, mixed[:2], mixed[2:], studied)  # eq. 5
             means = [
                 losses.prototype_means(out["features"], p, chain(known, valid), least=10)  # eq. 10
-                for _, (out, p, _) in zip(self.prototypes, told, strict=False)
+                for _, (out, p, *_) in zip(self.prototypes, told, strict=False)
             ]
             used = losses.masked_mean(sure[0], valid)
             return found, (means, {"used_pixels": used, "total_variation": variation, "rectified": rectified})
@@ -149,14 +149,14 @@ class RobustMutual(SemiSupervised):
     # The parts of a step.
 
     def tell(self, k, image, weak):
-        """Guide k on labeled and unlabeled weak views: (output, p of both, rectified p_t of the unlabeled)."""
+        """Guide k on labeled and unlabeled weak views: (output, p of both, p_0 and rectified p_t of the unlabeled)."""
         output = self.guides[k](chain(image, weak), training=False)
         probability = self.task.activation(output["logits"])
         unlabeled = slice(image.shape[0], None)
         p0 = probability[unlabeled]
         if self.frozen:
             p0 = self.task.activation(self.frozen[k](weak, training=False)["logits"])
-        return output, probability, self.rectified(k, p0, output["features"][unlabeled])
+        return output, probability, p0, self.rectified(k, p0, output["features"][unlabeled])
 
     def rectified(self, k, p0, features):
         """p_t of eq. 6: p_0 by the confidence of eq. 9, with guide k's prototypes; p_0 itself without rectification."""
