@@ -97,12 +97,13 @@ def program(trial, command):
 
 
 def curves(run, evaluations, read_table):
-    """A row of each evaluation: mIoU, that of the pseudo-labels, and theirs class by class."""
+    """A row of each evaluation: mIoU and pixel accuracy, those of the pseudo-labels, and theirs class by class."""
     classes = {}
     for row in read_table(run / "pseudo_labels.csv"):
         classes.setdefault(row["step"], {})[row["class"]] = row["iou"]
     for row in evaluations:
         yield {"step": row["step"], "miou": row["miou"], "pseudo_miou": row.get("pseudo_label_miou", ""),
+               "pixel_accuracy": row["pixel_accuracy"], "pseudo_accuracy": row.get("pseudo_label_accuracy", ""),
                "total_variation": row.get("total_variation", ""),
                "pseudo_classes": json.dumps(classes.get(row["step"], {}))}  # fmt: skip
 
