@@ -36,7 +36,7 @@ class Trial:
 
 
 def on_chosen(part, row, method, partition="1_32", **settings):
-    """A run by which settings are chosen: seed 0."""
+    """A run by which settings are chosen: the labeled images of seed 0; the draws too, but where `seed` says otherwise."""
     return Trial(part, row, partition, 0, method, {key.replace("__", "."): value for key, value in settings.items()})
 
 
@@ -83,15 +83,17 @@ SYSTEMS_CHANGED = {
     "robust_mutual": [{"threshold": 0.9}, {"threshold": 0.9, "rectification": False}],
     "u2pl": [{"student_view": "strong"}],
     "cross_teacher": [{"label_threshold": 0.9, "student_view": "strong"}],
-    "gct": [{}],
+    "gct": [{}, {"mix": "paste", "consistency_weight": 2.0}],
     "gta": [{}],
     "unimatch": [{}],
 }
 SHORT = {"training__steps": 1000}
 STUDY = [
     on_chosen("study", "supervised", "supervised", **SHORT),
+    *(on_chosen("study", f"supervised, other draws {seed}", "supervised", seed=seed, **SHORT) for seed in (10, 11)),
     on_chosen("study", "supervised, strong labeled view", "supervised", data__labeled_view="strong", **SHORT),
     *(on_chosen("study", row, "classmix", **SHORT, **changes) for row, changes in CHANGES.items()),
+    *(on_chosen("study", f"mean teacher, other draws {seed}", "classmix", seed=seed, **SHORT) for seed in (10, 11)),
     on_chosen("study", "3,000 steps", "classmix", training__steps=3000),
     *(on_chosen("study", f"{row}, 4,000 steps", method, training__steps=4000)
       for row, method in (("supervised", "supervised"), ("mean teacher", "classmix"))),

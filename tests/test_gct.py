@@ -21,10 +21,11 @@ from tests.networks_for_tests import (
     tiny_network,
     weights,
 )
-from tfssl import losses
+from tfssl import losses, mixing
 from tfssl.errors import UserError
 from tfssl.heads import flaw_detector
-from tfssl.methods.gct import GCT
+from tfssl.methods.gct import GCT, MIX
+from tfssl.randomness import fold
 from tfssl.tasks import Segmentation
 
 SMALL = {"detector_width": 4, "detector_stride": 8, "ramp_up": 4, "rate": 0.02}
@@ -86,12 +87,20 @@ def outputs(network, image, training):
 @pytest.mark.parametrize(
     "options",
     [{}, {"flaw_threshold": 0.2, "consistency_weight": 7.0}, {"flaw_map": "smoothed", "correction_weight": 3.0},
-     {"ramp": "sigmoid", "truth_repeats": 3}],
+     {"ramp": "sigmoid", "truth_repeats": 3}, {"mix": "paste"}],
     ids=str,
 )  # fmt: skip
 def test_the_step_is_what_the_paper_says(options):
+    """With "paste", of images on which labeled classes lie, which are learned from as labels are."""
     method, batch = make(**options), make_batch()
     image, label, weak, valid = arrays(batch)
+    learned = label
+    if "mix" in options:
+        given = (*batch["labeled"], batch["unlabeled"][0], tf.fill(valid.shape, VOID), tf.constant(valid))
+        pasted = mixing.paste(fold(method.key(), MIX), *given, classes=3, ignore_index=VOID)
+        weak, pasted, valid = map(np.array, pasted)
+        assert 0.1 < (pasted != VOID).mean() < 0.9
+        learned = np.concatenate([label, pasted])
     seen, inside = np.concatenate([image, weak]), np.concatenate([label != VOID, valid])
     logits = [outputs(network, seen, True) for network in method.networks]
     p = [softmax(each) for each in logits]
@@ -104,7 +113,7 @@ def test_the_step_is_what_the_paper_says(options):
     for k in range(2):
         mask = maps[k] > maps[1 - k]
         distance = 0.5 * mask * ((p[k] - p[1 - k]) ** 2).sum(-1)
-        expected[f"supervised_{k + 1}"] = cross_entropy(label, logits[k][:4])
+        expected[f"supervised_{k + 1}"] = cross_entropy(learned, logits[k][: len(learned)])
         expected[f"consistency_{k + 1}"] = options.get("consistency_weight", 100) * rise * distance[inside].mean()
         correction = 0.5 * flawed * raw[k] ** 2
         expected[f"correction_{k + 1}"] = options.get("correction_weight", 1) * correction[inside].mean()

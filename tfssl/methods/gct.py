@@ -10,11 +10,11 @@ from tfssl.ema import twin, warmed_up
 from tfssl.errors import UserError
 from tfssl.heads import flaw_detector
 from tfssl.kinds import Amount, Share, Weight
-from tfssl.methods.base import SemiSupervised, chain, refuse_equal, unchain
+from tfssl.methods.base import SemiSupervised, chain, refuse_equal
 from tfssl.randomness import fold, noise
 from tfssl.resizing import stretch_like
 
-NOISE = 1  # what the random keys of a step are for
+NOISE, MIX = 1, 2  # what the random keys of a step are for
 RAMPS = {"cosine": schedules.cosine_ramp, "sigmoid": schedules.sigmoid_ramp}
 Count = Annotated[int, Field(ge=0)]
 Width = Annotated[int, Field(gt=0)]
@@ -74,7 +74,8 @@ class GCT(FlawGuided):
     alone before the consistency begins to rise. ramp: of the consistency, "cosine" or, as in the
     authors' code, "sigmoid". flaw_map: "min_max" alone, or "smoothed" before it, as in their code. detector_width and
     detector_stride: a narrower detector with a finer map, for small crops. ema_decay: None, as in the paper, and
-    network_1 ships, or the decay of its average, which ships then.
+    network_1 ships, or the decay of its average, which ships then. mix: "none", or not the paper's "paste": half of the
+    classes of a labeled image lie on each unlabeled one (mixing.paste), and are learned from with their labels.
     Readings: sums over pixels are means over those that are inside the image or labeled, for which the weights are
     made. The first move sees the detector as it is used, with its moving statistics; only its own move, on labeled
     images, changes those. That move takes the predictions of the first, not those of the moved networks. (In the
@@ -100,10 +101,14 @@ class GCT(FlawGuided):
                  ramp: Literal["cosine", "sigmoid"] = "cosine",
                  flaw_map: Literal["min_max", "smoothed"] = "min_max", truth_repeats: Count = 1,
                  detector_rate: Weight = 1e-4, detector_width: Width = 64,
-                 detector_stride: Literal[8, 16, 32] = 32, ema_decay: Share | None = None, **shared):  # fmt: skip
+                 detector_stride: Literal[8, 16, 32] = 32, ema_decay: Share | None = None,
+                 mix: Literal["none", "paste"] = "none", **shared):  # fmt: skip
         super().__init__(task, detector_rate=detector_rate, detector_width=detector_width,
                          detector_stride=detector_stride, truth_repeats=truth_repeats, **shared)  # fmt: skip
+        if mix == "paste" and not task.has_classes:
+            raise UserError(f'method.mix is "paste", but task {task.name} has no classes to paste: leave it out')
         refuse_equal(networks)
+        self.mix = mix
         self.networks = self.guides = list(networks)
         self.ema_decay = ema_decay
         self.average = twin(networks[0]) if ema_decay else None
@@ -132,6 +137,11 @@ class GCT(FlawGuided):
         (image, label), (weak, valid) = batch["labeled"], batch["unlabeled"]
         step, key = self.optimizer.iterations + 0, self.key()
         weight = self.consistency_weight * self.ramp(step - self.warm_up, self.ramp_up)
+        told = label
+        if self.mix == "paste":
+            nothing = tf.fill(valid.shape, self.task.ignore_index)
+            weak, pasted, valid = self.mixed(fold(key, MIX), weak, nothing, valid, labeled=batch["labeled"])
+            told = chain(label, pasted)
         seen, labeled, unlabeled = chain(image, weak), slice(image.shape[0]), slice(image.shape[0], None)
 
         def terms():
@@ -145,7 +155,7 @@ class GCT(FlawGuided):
             for k in range(2):
                 consistency = losses.dynamic_consistency(predictions[k], predictions[1 - k], learns[k], inside)  # eq. 5
                 correction = losses.flaw_correction(flaws[k], flawed, inside)  # eq. 6
-                found[f"supervised_{k + 1}"] = self.task.loss(label, unchain(logits[k], image, weak)[0])  # eq. 1
+                found[f"supervised_{k + 1}"] = self.task.loss(told, logits[k][: told.shape[0]])  # eq. 1
                 found[f"consistency_{k + 1}"] = weight * consistency  # these three sum to eq. 2
                 found[f"correction_{k + 1}"] = self.correction_weight * correction
             unlike, used = self.task.difference(*predictions), learns[0] + learns[1]
