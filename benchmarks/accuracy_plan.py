@@ -36,7 +36,7 @@ class Trial:
 
 
 def on_chosen(part, row, method, partition="1_32", **settings):
-    """A run by which settings are chosen: the labeled images of seed 0; the draws too, but where `seed` says otherwise."""
+    """A run by which settings are chosen: with the labeled images of seed 0, and its draws too where none is given."""
     return Trial(part, row, partition, 0, method, {key.replace("__", "."): value for key, value in settings.items()})
 
 
