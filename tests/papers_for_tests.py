@@ -42,6 +42,7 @@ CTT = {
     "method.cross_from": (0, "3.4: from the beginning"),
     "method.start_by": (80_000, "3.4: not before the banks are full, so by no step of the 80k; those may be none"),
     "method.anchors": (Confessed("all", "256 pixels a step, where the paper takes all"), "eq. 6, 4.1"),
+    "method.label_threshold": (0, "eq. 5: all pixels"),
     "method.mix": ("none", "4.1 names no mixing"),
     "method.student_view": ("weak", "4.1 names no change of colours"),
     **left_open("data", "crop", "size", "weak.scale"),
@@ -94,6 +95,7 @@ GCT = {
     "method.detector_width": (64, "appendix B"),
     "method.detector_stride": (32, "appendix B: five strides of 2"),
     "method.ema_decay": (None, "3.1 knows none"),
+    "method.mix": ("none", "3.1 knows none"),
 }
 GCT_MEAN_TEACHER = {
     "method.name": ("mean_teacher", ""),
@@ -169,6 +171,7 @@ RML = {
     "method.model_noise": (True, "4.1, 5.2"),
     "method.stages": (2, "5.2"),
     "method.prototype_momentum": (0.9999, "4.2"),
+    "method.threshold": (0, "eq. 5: all pixels"),
     "method.mix": ("cutmix", "4.1, 5.2"),
     **left_open("data", "weak.flip"),
     **left_open("networks.0", "output_stride", "feature_channels"),
