@@ -80,13 +80,14 @@ CHANGES = {
     **{name: {"method__name": name} for name in ("oracle", "corrected", "selected")},
 }
 SYSTEMS_CHANGED = {
-    "robust_mutual": [{"threshold": 0.9}, {"threshold": 0.9, "rectification": False}],
+    "robust_mutual": [{"threshold": 0.9}, {"threshold": 0.9, "rectification": False},
+                      {"threshold": 0.9, "unlabeled_weight": 0.5}],
     "u2pl": [{"student_view": "strong"}],
     "cross_teacher": [{"label_threshold": 0.9, "student_view": "strong"}],
     "gct": [{}, {"mix": "paste", "consistency_weight": 2.0}],
     "gta": [{}],
     "unimatch": [{}],
-}
+}  # fmt: skip
 STUDY = [
     on_chosen("study", "supervised", "supervised"),
     *(on_chosen("study", f"supervised, other draws {seed}", "supervised", seed=seed) for seed in (10, 11)),
