@@ -82,7 +82,7 @@ CHANGES = {
 SYSTEMS_CHANGED = {
     "robust_mutual": [{"threshold": 0.9}, {"threshold": 0.9, "rectification": False},
                       {"threshold": 0.9, "unlabeled_weight": 0.5}],
-    "u2pl": [{"student_view": "strong"}],
+    "u2pl": [{"student_view": "strong"}, {"student_view": "strong", "unreliable": 0.5}],
     "cross_teacher": [{"label_threshold": 0.9, "student_view": "strong"}],
     "gct": [{}, {"mix": "paste", "consistency_weight": 2.0}],
     "gta": [{}],
