@@ -26,7 +26,7 @@ from tfssl.errors import UserError
 from tfssl.heads import flaw_detector
 from tfssl.methods.gct import GCT, MIX
 from tfssl.randomness import fold
-from tfssl.tasks import Segmentation
+from tfssl.tasks import Regression, Segmentation
 
 SMALL = {"detector_width": 4, "detector_stride": 8, "ramp_up": 4, "rate": 0.02}
 
@@ -292,3 +292,9 @@ def test_the_teacher_is_followed_where_it_is_no_worse(options):
     assert 0.05 < expected["used_pixels"] < 0.95
     assert_close(step(method, batch), expected, 2e-3)
     assert len(all_networks(method)) == 3
+
+
+def test_images_have_no_classes_to_paste():
+    with pytest.raises(UserError, match="method.mix is .paste., but task regression has no classes"):
+        GCT([tiny_network(1), tiny_network(2)], Regression(), steps=8, detector_rate=1e-4, detector_width=4,
+            detector_stride=8, truth_repeats=1, mix="paste")  # fmt: skip

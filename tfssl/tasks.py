@@ -178,7 +178,6 @@ class Segmentation:
         }
 
 
-
 def adjustment(balance, shares):
     """tau log share of each class [C]; of one that no label shows the mean over pixels, so that it is let be."""
     shares = np.asarray(shares, np.float64)
